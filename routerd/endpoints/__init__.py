@@ -1,0 +1,1 @@
+"""Backend adapters, one file each, named as the YAML's `type`."""

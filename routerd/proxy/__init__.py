@@ -1,0 +1,1 @@
+"""The use cases: pull, push, list. Knows neither quart nor httpx."""

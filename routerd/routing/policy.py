@@ -1,0 +1,110 @@
+"""What a policy may say, as frozen values: actions, principals, cache policy, where it was said.
+
+Owns the words of config-language.md 3 and 4. Does not own which route wins (`table.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
+
+
+class Action(StrEnum):
+    """What a caller wants. Listing tags and referrers is part of `pull`."""
+
+    PULL = "pull"
+    PUSH = "push"
+    DELETE = "delete"
+
+
+class Fallback(StrEnum):
+    """Why an endpoint could not answer, and so when `fallback_on` asks the next one."""
+
+    NOT_FOUND = "not_found"
+    UNAVAILABLE = "unavailable"  # network, timeout, 5xx, 429
+    DENIED = "denied"  # 401, 403
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the policy says something. `line` is 1-based; 0 is a default that no file says."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}" if self.line else "default"
+
+
+DEFAULT_ORIGIN = Origin("", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting(Generic[T]):
+    """A value and where it was said."""
+
+    value: T
+    origin: Origin = DEFAULT_ORIGIN
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is asking: the client's address, past trusted proxies, or None for nobody in particular."""
+
+    address: IPAddress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """`anonymous` (everyone), `net:CIDR` or `net:loopback`. As written in `text`."""
+
+    text: str
+    networks: tuple[IPNetwork, ...] | None = None  # None: everyone
+
+    def matches(self, caller: Caller) -> bool:
+        """Whether this principal is (also) the caller."""
+        if self.networks is None:
+            return True
+        address = caller.address
+        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        return address is not None and any(
+            address.version == network.version and address in network for network in self.networks
+        )
+
+
+ANONYMOUS = Principal("anonymous")
+LOOPBACK = Principal("net:loopback", (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128")))
+
+# config-language.md 5: without `access`, pull for everyone, push and delete from net:loopback.
+DEFAULT_ALLOW: Mapping[Action, Setting[tuple[Principal, ...]]] = {
+    Action.PULL: Setting((ANONYMOUS,)),
+    Action.PUSH: Setting((LOOPBACK,)),
+    Action.DELETE: Setting((LOOPBACK,)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """The keys of `cache` that one endpoint or route says; None is "not said here". Seconds."""
+
+    ttl: Setting[float] | None = None
+    stale_if_error: Setting[float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CachePolicy:
+    """The effective cache policy of one step, by the cascade. Seconds; `math.inf` is `never`.
+
+    A `ttl` of None means: what upstream's Cache-Control says (config-language.md 4).
+    """
+
+    ttl: Setting[float | None] = Setting(None)
+    stale_if_error: Setting[float] = Setting(14 * 86400.0)

@@ -1,0 +1,1 @@
+"""Tools of the event loop. Knows no registry words."""

@@ -1,0 +1,1 @@
+"""HTTP in and out. The only importer of quart and hypercorn."""

@@ -79,6 +79,7 @@ class BlobStream(Protocol):
 
     size: int | None  # of the whole blob in bytes; None where the endpoint does not say
     start: int  # the offset of the first byte that `chunks` yields
+    verified: bool  # True: the bytes come from a content store; False: whoever reads verifies
 
     def chunks(self) -> AsyncIterator[bytes]:
         """The bytes, in order. Raises EndpointError when they end early or stall."""
@@ -101,6 +102,7 @@ class Endpoint(Protocol):
     """
 
     name: str
+    private: bool  # a login is needed to read from it
 
     async def open(self) -> None:
         """Make ready. Never asks a network for anything: an offline start must work."""
@@ -129,7 +131,7 @@ class Endpoint(Protocol):
     def blob(
         self, repository: Repository, digest: Digest, via: Via, start: int = 0
     ) -> AbstractAsyncContextManager[BlobStream]:
-        """GET of a blob, from `start` on. Not verified: who reads to the end verifies."""
+        """GET of a blob, from `start` on."""
         ...
 
     async def tags(self, repository: Repository, via: Via, last: str, n: int) -> TagPage:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from routerd.content.store import ContentStore
 from routerd.oci.errors import Code, RegistryError
@@ -158,8 +158,17 @@ class UploadSession(Protocol):
         ...
 
 
+@runtime_checkable
 class PushEndpoint(Endpoint, Protocol):
     """An endpoint that can be written to. What a method returns from is durable."""
+
+    async def has_blob(self, repository: Repository, digest: Digest) -> bool:
+        """Whether the repository has the blob."""
+        ...
+
+    async def has_manifest(self, repository: Repository, digest: Digest) -> bool:
+        """Whether the repository has the manifest."""
+        ...
 
     async def start_upload(self, repository: Repository) -> UploadSession:
         """A new, empty session."""

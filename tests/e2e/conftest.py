@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     """Show what the processes of a failed test wrote."""
-    report: Any = yield
+    report = yield
     if report.failed:
         for name, process in item.stash.get(LOGS, {}).items():
             report.sections.append((f"output of {name}", process.tail()))
@@ -68,7 +68,7 @@ def closing() -> Iterator[ExitStack]:
 @pytest.fixture
 def watched(request: pytest.FixtureRequest) -> Callable[[str, Process], None]:
     """Names a process whose output belongs to a failure of this test."""
-    logs = request.node.stash.setdefault(LOGS, {})
+    logs: dict[str, Process] = request.node.stash.setdefault(LOGS, {})
     return logs.__setitem__
 
 

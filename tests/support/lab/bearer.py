@@ -100,9 +100,9 @@ class _Handler(BaseHTTPRequestHandler):
             answer = upstream.getresponse()
             self.send_response(answer.status)
             for key in PASSED_ON:
-                value = answer.getheader(key)
-                if value is not None:
-                    self.send_header(key, value)
+                copied = answer.getheader(key)
+                if copied is not None:
+                    self.send_header(key, copied)
             self.end_headers()
             while chunk := answer.read(COPY_BYTES):
                 self.wfile.write(chunk)

@@ -82,6 +82,10 @@ class Registry:
             for line in ACCESS_LINE.finditer(self.log.read_text(errors="replace"))
         ]
 
+    def writes(self) -> list[str]:
+        """The paths of all requests so far that were to change something."""
+        return [path for method, path, _ in self.requests() if method not in {"GET", "HEAD"}]
+
     def _config(self) -> dict[str, object]:
         config: dict[str, object] = {
             "version": 0.1,

@@ -71,7 +71,7 @@ imports: $(DEVELOP)
 bench: $(DEVELOP)
 	@scripts/need-packages $(BENCH_PACKAGES)
 	$(BIN)/python bench/routing.py
-	$(BIN)/python bench/compare.py
+	PYTHONPATH=tests/support $(BIN)/python bench/compare.py
 
 lock: $(DEVELOP)
 	$(BIN)/python -m pip freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' > constraints.txt

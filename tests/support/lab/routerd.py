@@ -8,6 +8,9 @@ from pathlib import Path
 from lab.process import Process, environment, free_port
 from lab.registry import http_status
 
+# What `pip install` put beside the interpreter that runs this.
+COMMAND = Path(sys.executable).with_name("routerd")
+
 
 class Routerd:
     """One policy being served on loopback. What it keeps lies in `directory`/data.
@@ -44,7 +47,7 @@ class Routerd:
         """Serve the same policy on the same port and data. Returns once it is ready."""
         self.process = Process(
             self._name,
-            [sys.executable, "-m", "routerd", "serve", "--config", self.policy],
+            [COMMAND, "serve", "--config", self.policy],
             self.log,
             env=environment(**self._variables),
         )

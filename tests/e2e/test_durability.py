@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable
 from contextlib import closing
 
-from lab.client import Client, sha256
+from lab.client import MANIFEST_TYPE, Client, sha256
 from lab.process import LabError
 from lab.registry import http_status
 from lab.routerd import Routerd
@@ -45,7 +45,8 @@ def test_a_kill_right_after_the_acknowledgement_loses_nothing(
             expected = noise(earlier, 3_000_000)
             read = client.request("GET", f"/v2/team/app/blobs/{sha256(expected)}")
             assert (read.status, sha256(read.body)) == (200, sha256(expected))
-            tag = client.request("GET", f"/v2/team/app/manifests/v{earlier}")
+            path = f"/v2/team/app/manifests/v{earlier}"
+            tag = client.request("GET", path, Accept=MANIFEST_TYPE)
             assert (tag.status, sha256(tag.body)) == (200, tag.headers["docker-content-digest"])
         assert tag.headers["docker-content-digest"] == manifest
 

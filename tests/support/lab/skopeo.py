@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from lab.process import run
@@ -28,9 +29,11 @@ class Skopeo:
             destination,
         )
 
-    def raw_manifest(self, source: str) -> str:
-        """The manifest as the registry sent it."""
-        return self._run("inspect", "--raw", "--tls-verify=false", source)
+    def layers(self, source: str) -> list[str]:
+        """The digests of the unpacked layers, as the image's configuration lists them."""
+        config = json.loads(self._run("inspect", "--config", "--tls-verify=false", source))
+        found: list[str] = config["rootfs"]["diff_ids"]
+        return found
 
     def _run(self, *words: str) -> str:
         return run(

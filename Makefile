@@ -74,7 +74,8 @@ bench: $(DEVELOP)
 	PYTHONPATH=tests/support $(BIN)/python bench/compare.py
 
 lock: $(DEVELOP)
-	$(BIN)/python -m pip freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' > constraints.txt
+	$(BIN)/python -m pip freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' \
+		| LC_ALL=C sort -f > constraints.txt
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

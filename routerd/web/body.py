@@ -1,0 +1,103 @@
+"""Request bodies with back-pressure.
+
+Owns the body class that Quart is given instead of its own, which holds a whole upload in memory
+while the handler is busy (docs/design/stack.md), and the draining of a body nobody wants. Does not
+own what a body means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Generator
+
+from routerd.oci.errors import Code, RegistryError
+
+QUEUE_LIMIT = 16  # chunks waiting; Hypercorn reads 64 KiB at a time, so about 1 MiB
+# config-language.md 3: the rest of a refused write is drained, so that the client reads the answer.
+DRAIN_BYTES = 4 * 1024 * 1024
+DRAIN_SECONDS = 2.0
+
+
+class ClientDisconnected(Exception):
+    """The client went away within its request body."""
+
+
+class BoundedBody:
+    """A request body as a bounded queue: the network waits while the handler is busy.
+
+    One writer (the connection), one reader at a time. Iterating yields all that waits as one chunk.
+    """
+
+    def __init__(self, _expected: int | None = None, _limit: int | None = None) -> None:
+        self._chunks: deque[bytes] = deque()
+        self._ended = False
+        self._lost = False
+        self._readable = asyncio.Event()
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    async def put(self, data: bytes, more: bool) -> None:
+        """Take what came in; waits while the queue is full. `more` is False with the last bytes."""
+        if data:
+            await self._writable.wait()
+            self._chunks.append(data)
+            if len(self._chunks) >= QUEUE_LIMIT:
+                self._writable.clear()
+        if not more:
+            self._ended = True
+        self._readable.set()
+
+    def disconnect(self) -> None:
+        """The client is gone."""
+        self._lost = not self._ended
+        self._ended = True
+        self._readable.set()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            if self._chunks:
+                data = b"".join(self._chunks)
+                self._chunks.clear()
+                self._writable.set()
+                yield data
+            elif self._ended:
+                break
+            else:
+                self._readable.clear()
+                await self._readable.wait()
+        if self._lost:
+            raise ClientDisconnected("the client closed the connection within its request body")
+
+    def __await__(self) -> Generator[object, None, bytes]:
+        return self.read(DRAIN_BYTES).__await__()
+
+    async def read(self, limit: int) -> bytes:
+        """The whole body, of at most `limit` bytes. Raises 413 SIZE_INVALID for more."""
+        parts: list[bytes] = []
+        size = 0
+        async for chunk in self:
+            size += len(chunk)
+            if size > limit:
+                raise RegistryError(
+                    Code.SIZE_INVALID, f"the request body is larger than {limit} bytes", status=413
+                )
+            parts.append(chunk)
+        return b"".join(parts)
+
+    def clear(self) -> None:
+        """Part of Quart's interface of a body; there is nothing cached to clear."""
+
+    async def drain(self) -> None:
+        """Read and forget what the client still sends, within DRAIN_BYTES and DRAIN_SECONDS."""
+        if self._ended and not self._chunks:
+            return
+        size = 0
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                async for chunk in self:
+                    size += len(chunk)
+                    if size > DRAIN_BYTES:
+                        return
+        except (TimeoutError, ClientDisconnected):
+            return  # the connection is closed after the answer, which is all there is left to do

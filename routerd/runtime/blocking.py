@@ -19,10 +19,30 @@ THREADS = 16  # more only wait for the same disk
 _pool = ThreadPoolExecutor(THREADS, thread_name_prefix="routerd-blocking")
 
 
+def start_blocking(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+    """Begin `work` on a thread of the pool and go on. Its outcome must be awaited by somebody."""
+    return asyncio.get_running_loop().run_in_executor(_pool, partial(work, *args, **kwargs))
+
+
 async def run_blocking(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """`work(*args, **kwargs)` on a thread of the pool.
 
-    A caller that is cancelled waits no longer, but the work goes on to its end: it must leave a
-    sound state whoever still looks at its result.
+    A caller that is cancelled waits no longer, but work that has begun goes on to its end: it must
+    leave a sound state whether or not somebody looks at its result.
     """
-    return await asyncio.get_running_loop().run_in_executor(_pool, partial(work, *args, **kwargs))
+    return await start_blocking(work, *args, **kwargs)
+
+
+async def finish_blocking(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """As `run_blocking`, but a caller that is cancelled leaves only after the work has ended.
+
+    For work that nothing may overtake, such as a write to a file that others go on to use.
+    """
+    outcome = start_blocking(work, *args, **kwargs)
+    try:
+        return await asyncio.shield(outcome)
+    except asyncio.CancelledError:
+        await asyncio.wait({outcome})
+        if not outcome.cancelled():
+            outcome.exception()  # the cancellation is what the caller hears of
+        raise

@@ -1,0 +1,211 @@
+"""The content store in a directory.
+
+Owns the layout:
+
+    STORE/
+      format            the version of this layout, "1"
+      lock              held while a server has the store open
+      index.sqlite      what is known (index.py), with its -wal and -shm
+      blobs/sha256/ab/<hex>   complete, verified, durable content
+      spool/<random>    content on its way in; what a killed process left goes at the next start
+      uploads/<id>      uploads on their way in; they outlive the process
+
+Does not own who may see what: links in the index do.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from sqlalchemy.exc import DatabaseError
+
+from routerd.content.database import Database
+from routerd.content.index import Index
+from routerd.content.ingest import FileIngest
+from routerd.content.links import LinkKind, Scope, TagEntry
+from routerd.content.schema import NewerIndex
+from routerd.content.store import CHUNK, StoreError
+from routerd.content.uploads import FileUpload, UploadTable
+from routerd.oci.manifest import Manifest
+from routerd.oci.reference import Digest, Tag
+from routerd.runtime.blocking import run_blocking
+from routerd.runtime.files import make_directory, publish, read_range, sync_directory
+
+log = logging.getLogger("routerd.content")
+
+FORMAT = 1
+UPLOAD_EXPIRY = 86400.0  # seconds without a byte, after which the next start forgets an upload
+_ID_BYTES = 16  # of random names; not to be guessed by another client
+
+
+class DirectoryStore:
+    """A `ContentStore` in a directory of the local file system."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self._path = path
+        self._clock = clock
+        self._database = Database(path / "index.sqlite")
+        self._lock: int | None = None
+        self._uploads = UploadTable()
+        self.index = Index(self._database, clock)
+
+    async def start(self) -> None:
+        """Open it, and clear what a killed process left. Raises StoreError."""
+        try:
+            await run_blocking(self._claim)
+            await self._database.start()
+            await self.index.expire_uploads(self._clock() - UPLOAD_EXPIRY)
+            known = await self.index.upload_ids()
+            await run_blocking(self._clear, known)
+        except (OSError, NewerIndex, DatabaseError) as error:
+            await self.aclose()
+            raise StoreError(f"the store in {self._path} cannot be opened: {error}") from error
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        """Close it. Handles that are open stay readable."""
+        self._uploads.clear()
+        await self._database.aclose()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    async def open(
+        self, scope: Scope, digest: Digest, kind: LinkKind = LinkKind.BLOB
+    ) -> FileHandle | None:
+        """Content that the scope has a link to; None without a link or without the bytes."""
+        link = await self.index.link(scope, digest, kind)
+        if link is None:
+            return None
+        try:
+            fd = os.open(self._blob(digest), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            found = None
+        else:
+            found = os.fstat(fd).st_size
+            if found == link.size:
+                return FileHandle(digest, fd, link.size)
+            os.close(fd)
+        log.error("%s has %s bytes on disk, not %s: no longer served", digest, found, link.size)
+        await self.index.mark_damaged(digest)
+        return None
+
+    async def manifest(self, scope: Scope, digest: Digest) -> Manifest | None:
+        """A manifest that the scope has a link to."""
+        handle = await self.open(scope, digest, LinkKind.MANIFEST)
+        link = await self.index.link(scope, digest, LinkKind.MANIFEST)
+        if handle is None or link is None:
+            return None
+        try:
+            body = b"".join([chunk async for chunk in handle.read(0, None)])
+        finally:
+            await handle.aclose()
+        return Manifest.parse(body, link.media_type, digest)
+
+    async def add_manifest(
+        self,
+        scope: Scope,
+        manifest: Manifest,
+        *,
+        tag: Tag | None = None,
+        validated_at: float,
+        cache_control: str = "",
+        etag: str = "",
+        created_by: str = "",
+    ) -> None:
+        """Store, link and tag it, in this order and durably. Raises StoreFull."""
+        digest = manifest.descriptor.digest
+        ingest = await self.ingest()
+        try:
+            await run_blocking(ingest.write, manifest.body)
+            await ingest.keep(digest)
+        except BaseException:
+            await ingest.abort()
+            raise
+        finally:
+            ingest.close()
+        entry = TagEntry(digest, validated_at, cache_control, etag)
+        await self.index.put_manifest(scope, manifest, tag, entry, created_by)
+
+    async def ingest(self) -> FileIngest:
+        """New content. Raises StoreFull."""
+        path = self._path / "spool" / secrets.token_hex(_ID_BYTES)
+        return await run_blocking(FileIngest, path, self._blob, self.index)
+
+    async def start_upload(self, scope: Scope) -> FileUpload:
+        """A new upload. Raises StoreFull."""
+        session = secrets.token_hex(_ID_BYTES)
+        path = self._path / "uploads" / session
+        upload = await run_blocking(FileUpload, session, scope, path, self._blob, self.index)
+        await self.index.add_upload(scope, session, path.name, f"pid:{os.getpid()}")
+        return self._uploads.add(upload)
+
+    async def upload(self, scope: Scope, session: str) -> FileUpload | None:
+        """An upload of this scope by its id, whichever process began it."""
+        if await self.index.upload_scope(session) != scope:
+            return None
+        upload = self._uploads.get(session)
+        if upload is None:
+            path = self._path / "uploads" / session
+            upload = await run_blocking(FileUpload, session, scope, path, self._blob, self.index)
+            upload = self._uploads.add(upload)
+        return upload
+
+    def _blob(self, digest: Digest) -> Path:
+        return self._path / "blobs" / digest.algorithm / digest.encoded[:2] / digest.encoded
+
+    def _claim(self) -> None:
+        make_directory(self._path)
+        for name in ("blobs", "spool", "uploads"):
+            make_directory(self._path / name)
+        self._lock = os.open(self._path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoreError(f"the store in {self._path} is in use by another server") from error
+        version = self._path / "format"
+        if not version.exists():
+            temporary = self._path / "format.new"
+            temporary.write_text(f"{FORMAT}\n", encoding="ascii")
+            publish(temporary, version)
+        found = version.read_text(encoding="ascii").strip()
+        if found != str(FORMAT):
+            raise StoreError(
+                f"the store in {self._path} has format {found}, this routerd knows {FORMAT}: "
+                "a newer routerd wrote it"
+            )
+
+    def _clear(self, known_uploads: set[str]) -> None:
+        """Remove what was on its way in when the last process ended, uploads that go on aside."""
+        for path in (self._path / "spool").iterdir():
+            path.unlink()
+        for path in (self._path / "uploads").iterdir():
+            if path.name not in known_uploads:
+                path.unlink()
+        sync_directory(self._path / "uploads")
+
+
+class FileHandle:
+    """A `BlobHandle` on an open file, which outlives the file's name."""
+
+    def __init__(self, digest: Digest, fd: int, size: int) -> None:
+        self.digest = digest
+        self.size = size
+        self._file = os.fdopen(fd, "rb", buffering=0)
+
+    def read(self, start: int, stop: int | None) -> AsyncIterator[bytes]:
+        """The bytes of [start, stop), in chunks; `stop` None is the end."""
+        end = self.size if stop is None else min(stop, self.size)
+        return read_range(self._file.fileno(), start, end, CHUNK)
+
+    async def aclose(self) -> None:
+        """Done with it."""
+        self._file.close()

@@ -1,0 +1,252 @@
+"""One download, many readers: the growing file is the buffer.
+
+Owns that each (store, digest) is fetched once however many want it, and that nobody ever holds a
+complete wrong blob. Does not own where the bytes come from (an endpoint does) or how they are kept
+(the store does). The first miss starts a fill that belongs to the application, not to a client: who
+leaves stops nothing, who is slow slows nobody, who is late reads what is there and then follows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from routerd.content.links import Scope
+from routerd.content.store import ContentStore, Ingest
+from routerd.oci.errors import Code, RegistryError
+from routerd.oci.reference import Digest
+from routerd.runtime.blocking import run_blocking, start_blocking
+from routerd.runtime.tasks import Tasks
+
+log = logging.getLogger("routerd.fetch")
+
+BATCH = 1024 * 1024  # bytes that wait, at most, while earlier ones are hashed and written
+FILLS_LIMIT = 64  # downloads that run at once; the others wait their turn
+RESUMES_LIMIT = 3  # times in a row that a broken download is resumed without any progress
+HELD_BACK = 1  # bytes; what a reader lacks until the digest is right makes its blob incomplete
+
+
+class Source(Protocol):
+    """A stream of a blob's bytes from upstream, from `start` on."""
+
+    size: int | None  # of the whole blob
+    start: int
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The bytes in order. Raises RegistryError when they end early."""
+        ...
+
+
+OpenSource = Callable[[int], AbstractAsyncContextManager[Source]]
+
+
+class WrongContent(RegistryError):
+    """Upstream sent something else than was asked for. Asking again would not mend it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Code.UNAVAILABLE, message, status=502)
+
+
+class Fetch:
+    """One download into a store. Made and started by `FetchTable.join`.
+
+    `size` (bytes) is None until upstream has said it, or for ever where it does not.
+    """
+
+    def __init__(self, store: ContentStore, digest: Digest, open_source: OpenSource) -> None:
+        self.digest = digest
+        self.size: int | None = None
+        self.position = 0  # bytes on disk
+        self.scopes: set[Scope] = set()  # who gets a link when it is complete
+        self._store = store
+        self._open_source = open_source
+        self._ingest: Ingest | None = None
+        self._verified = False
+        self._error: RegistryError | None = None
+        self._changed = asyncio.Event()
+        self._readers = 0  # who joined and did not leave yet
+        self._ended = False
+
+    def enter(self, scope: Scope) -> None:
+        """One more reads it; when it is complete, `scope` sees it."""
+        self.scopes.add(scope)
+        self._readers += 1
+
+    async def started(self) -> None:
+        """Wait for the first bytes. Raises what the download failed with before them."""
+        while self.position == 0 and not self._verified:
+            if self._error is not None:
+                raise self._error
+            await self._changed.wait()
+
+    async def read(self, start: int, stop: int | None) -> AsyncIterator[bytes]:
+        """The bytes of [start, stop), as they come in; `stop` None is the end.
+
+        The last bytes come once the digest is right. Raises what the download failed with.
+        """
+        while True:
+            ready = self.position if self._verified else self.position - HELD_BACK
+            end = ready if stop is None else min(ready, stop)
+            if start < end:
+                assert self._ingest is not None  # it holds the bytes at `position`
+                async for chunk in self._ingest.read(start, end):
+                    start += len(chunk)
+                    yield chunk
+            elif self._verified or (stop is not None and start >= stop):
+                return
+            elif self._error is not None:
+                raise self._error
+            else:
+                await self._changed.wait()
+
+    async def leave(self) -> None:
+        """One who joined has read what it wanted, or does not want it any more."""
+        self._readers -= 1
+        self._close_if_unused()
+
+    async def fill(self) -> None:
+        """Download, verify, keep. The outcome is on the Fetch, for every reader alike."""
+        try:
+            self._ingest = await self._store.ingest()
+            await self._download(self._ingest)
+            await self._verify(self._ingest)
+            self._verified = True
+            self._announce()
+            # Readers have everything; what follows is only so that the next one finds it.
+            await self._ingest.commit(self.digest, self.scopes)
+        except RegistryError as error:
+            self._fail(error)
+        except Exception:
+            self._fail(RegistryError(Code.UNKNOWN, f"the download of {self.digest} failed"))
+            raise
+        except asyncio.CancelledError:
+            self._fail(RegistryError(Code.UNAVAILABLE, "routerd is being stopped"))
+            raise
+        finally:
+            self._ended = True
+            if self._ingest is not None:
+                await self._ingest.abort()
+            self._close_if_unused()
+
+    async def _download(self, ingest: Ingest) -> None:
+        failures = 0
+        while True:
+            before = self.position
+            try:
+                async with self._open_source(before) as source:
+                    await self._receive(source, ingest)
+                return
+            except WrongContent:
+                raise
+            except RegistryError as error:
+                failures = 1 if self.position > before else failures + 1
+                if self.position == 0 or failures > RESUMES_LIMIT:
+                    raise
+                log.warning("resuming %s at byte %s: %s", self.digest, self.position, error.message)
+
+    async def _receive(self, source: Source, ingest: Ingest) -> None:
+        """Write what comes, the next bytes being read while the last are hashed and written."""
+        if self.size is None:
+            self.size = source.size
+        elif source.size not in (None, self.size):
+            raise WrongContent(f"upstream says {source.size} bytes where it said {self.size}")
+        skip = self.position - source.start  # of an upstream that does not resume
+        if skip < 0:
+            raise WrongContent(f"upstream starts at {source.start}, not at {self.position}")
+        waiting = bytearray()
+        writing: asyncio.Future[None] | None = None
+        try:
+            async for chunk in source.chunks():
+                if skip > 0:
+                    chunk, skip = chunk[skip:], max(0, skip - len(chunk))
+                waiting += chunk
+                if self.size is not None and ingest.offset + len(waiting) > self.size + BATCH:
+                    raise WrongContent(f"upstream sends more than the {self.size} bytes it said")
+                if writing is not None and (writing.done() or len(waiting) >= BATCH):
+                    await writing
+                    writing = None
+                if writing is None and waiting:
+                    writing, waiting = self._write(ingest, waiting), bytearray()
+        finally:
+            if writing is not None:
+                await writing
+            if waiting:
+                await self._write(ingest, waiting)
+        if self.size is not None and self.position != self.size:
+            raise WrongContent(f"upstream sent {self.position} bytes where it said {self.size}")
+
+    def _write(self, ingest: Ingest, data: bytearray) -> asyncio.Future[None]:
+        writing = start_blocking(ingest.write, bytes(data))
+        writing.add_done_callback(lambda done: self._advance(ingest))
+        return writing
+
+    def _advance(self, ingest: Ingest) -> None:
+        self.position = ingest.offset
+        self._announce()
+
+    async def _verify(self, ingest: Ingest) -> None:
+        if not await run_blocking(ingest.matches, self.digest):
+            raise WrongContent(f"upstream sent content that is not {self.digest}")
+
+    def _announce(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _fail(self, error: RegistryError) -> None:
+        log.warning("download of %s failed: %s", self.digest, error.message)
+        if not self._verified:
+            self._error = error
+        self._announce()
+
+    def _close_if_unused(self) -> None:
+        """Close the file once nobody writes to it and nobody reads from it."""
+        if self._ended and self._readers == 0 and self._ingest is not None:
+            self._ingest.close()
+
+
+class FetchTable:
+    """The downloads that run, by what they fetch and from whom."""
+
+    def __init__(self, tasks: Tasks) -> None:
+        self._tasks = tasks
+        self._running: dict[tuple[ContentStore, str, Digest], Fetch] = {}
+        self._slots = asyncio.Semaphore(FILLS_LIMIT)
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def find(self, store: ContentStore, endpoint: str, digest: Digest) -> Fetch | None:
+        """The download of this digest that runs, if one does."""
+        return self._running.get((store, endpoint, digest))
+
+    def join(
+        self, store: ContentStore, digest: Digest, scope: Scope, open_source: OpenSource
+    ) -> tuple[Fetch, bool]:
+        """The download of `digest` from the scope's endpoint, and whether it is a new one.
+
+        Who joins calls `Fetch.leave` once, in every case.
+
+        The scope gets its link when the download is complete; that it may see the content is for
+        the caller to know. Nothing is awaited here, so no second download can slip in. Another
+        endpoint's download of the same digest is one of its own: sight of content at one endpoint
+        is no proof that another has it (config-language.md 3).
+        """
+        key = (store, scope.endpoint, digest)
+        fetch = self._running.get(key)
+        is_new = fetch is None
+        if fetch is None:
+            fetch = Fetch(store, digest, open_source)
+            self._tasks.spawn(f"fetch {digest}", self._run(key, fetch))
+            self._running[key] = fetch
+        fetch.enter(scope)
+        return fetch, is_new
+
+    async def _run(self, key: tuple[ContentStore, str, Digest], fetch: Fetch) -> None:
+        try:
+            async with self._slots:
+                await fetch.fill()
+        finally:
+            del self._running[key]

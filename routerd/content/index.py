@@ -1,0 +1,246 @@
+"""What is known about the bytes: links, tags, edges, referrers, uploads.
+
+Owns every question and change of the index. Does not own the bytes (`directory.py`), the form of
+the tables (`schema.py`) or transactions (`database.py`). What a change returns from is committed
+with `synchronous=FULL`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from routerd.content import schema
+from routerd.content.database import Database
+from routerd.content.links import Link, LinkKind, Scope, TagEntry
+from routerd.content.statements import (
+    add_edges,
+    add_link,
+    in_any,
+    in_scope,
+    keys,
+    know_blob,
+    put,
+    select_link,
+    select_tag,
+    tag_row,
+)
+from routerd.oci.manifest import Manifest
+from routerd.oci.reference import Digest, Tag
+
+
+class Index:
+    """The index of one store."""
+
+    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._clock = clock
+
+    # Reading
+
+    async def link(self, scope: Scope, digest: Digest, kind: LinkKind) -> Link | None:
+        """The scope's link to stored content of this kind."""
+        return await self._database.lookup(
+            ("link", scope, digest, kind), lambda c: select_link(c, scope, digest, kind)
+        )
+
+    async def tag(self, scope: Scope, tag: Tag) -> TagEntry | None:
+        """What the tag is in the scope."""
+        return await self._database.lookup(("tag", scope, tag), lambda c: select_tag(c, scope, tag))
+
+    async def tags(self, scope: Scope, last: str, n: int) -> Sequence[Tag]:
+        """Up to `n` tags after `last`, in the order of their bytes."""
+        t = schema.tags.c
+        query = (
+            select(t.tag).where(in_scope(schema.tags, scope), t.tag > last).order_by(t.tag).limit(n)
+        )
+        return await self._database.read(lambda c: [Tag(row.tag) for row in c.execute(query)])
+
+    async def is_empty(self, scope: Scope) -> bool:
+        """Whether nothing at all is linked in the scope."""
+        query = select(schema.links.c.digest).where(in_scope(schema.links, scope)).limit(1)
+        return await self._database.read(lambda c: c.execute(query).first() is None)
+
+    async def holders(
+        self, digest: Digest, scopes: Collection[Scope], kind: LinkKind
+    ) -> set[Scope]:
+        """Those of `scopes` that have a link of this kind to the content."""
+        k = schema.links.c
+        query = select(k.endpoint, k.repository).where(
+            k.digest == str(digest), k.kind == str(kind), in_any(schema.links, scopes)
+        )
+        return await self._database.read(lambda c: {Scope(*row) for row in c.execute(query)})
+
+    async def announcers(self, digest: Digest, scopes: Collection[Scope]) -> set[Scope]:
+        """Those of `scopes` where a tag is this digest, or a manifest that is linked lists it."""
+        tagged = select(schema.tags.c.endpoint, schema.tags.c.repository).where(
+            schema.tags.c.digest == str(digest), in_any(schema.tags, scopes)
+        )
+        listed = (
+            select(schema.links.c.endpoint, schema.links.c.repository)
+            .join(schema.edges, schema.edges.c.parent == schema.links.c.digest)
+            .where(
+                schema.edges.c.child == str(digest),
+                schema.links.c.kind == str(LinkKind.MANIFEST),
+                in_any(schema.links, scopes),
+            )
+        )
+        return await self._database.read(
+            lambda c: {Scope(*row) for query in (tagged, listed) for row in c.execute(query)}
+        )
+
+    async def endpoint_has(self, endpoint: str, digest: Digest) -> bool:
+        """Whether any repository of the endpoint has a link to the content as a blob."""
+        k = schema.links.c
+        query = (
+            select(k.digest)
+            .join(schema.blobs, schema.blobs.c.digest == k.digest)
+            .where(
+                k.digest == str(digest),
+                k.kind == str(LinkKind.BLOB),
+                k.endpoint == endpoint,
+                schema.blobs.c.state == "stored",
+            )
+            .limit(1)
+        )
+        return await self._database.read(lambda c: c.execute(query).first() is not None)
+
+    # Writing
+
+    async def add_blob(
+        self, digest: Digest, size: int, scopes: Iterable[Scope], created_by: str
+    ) -> None:
+        """The bytes are durable: know them, and link them as a blob in `scopes`."""
+        now = self._clock()
+
+        def write(connection: Connection) -> None:
+            know_blob(connection, digest, size, now)
+            for scope in scopes:
+                add_link(connection, scope, digest, LinkKind.BLOB, "", created_by, now)
+
+        await self._database.write(write)
+
+    async def add_blob_link(self, scope: Scope, digest: Digest, created_by: str = "") -> None:
+        """Let the scope see a blob that is stored."""
+        now = self._clock()
+        await self._database.write(
+            lambda c: add_link(c, scope, digest, LinkKind.BLOB, "", created_by, now)
+        )
+
+    async def put_manifest(
+        self, scope: Scope, manifest: Manifest, tag: Tag | None, entry: TagEntry, created_by: str
+    ) -> None:
+        """The bytes are durable: know, link, list and tag the manifest, in one transaction."""
+        now = self._clock()
+
+        def write(connection: Connection) -> None:
+            digest = manifest.descriptor.digest
+            media_type = manifest.descriptor.media_type
+            know_blob(connection, digest, manifest.descriptor.size, now)
+            add_link(connection, scope, digest, LinkKind.MANIFEST, media_type, created_by, now)
+            add_edges(connection, manifest)
+            if manifest.subject is not None:
+                put(
+                    connection,
+                    schema.referrers,
+                    {**keys(scope), "subject": str(manifest.subject.digest)}
+                    | {"digest": str(digest), "artifact_type": manifest.artifact_type},
+                )
+            if tag is not None:
+                put(connection, schema.tags, {**keys(scope), "tag": tag, **tag_row(entry)})
+
+        await self._database.write(write)
+
+    async def validated(self, scope: Scope, tag: Tag, entry: TagEntry) -> None:
+        """Upstream said that the tag is still `entry`. Nothing where it is another by now."""
+        t = schema.tags.c
+        await self._database.write(
+            lambda c: c.execute(
+                update(schema.tags)
+                .where(in_scope(schema.tags, scope), t.tag == tag, t.digest == str(entry.digest))
+                .values(**tag_row(entry))
+            )
+        )
+
+    async def delete_tag(self, scope: Scope, tag: Tag) -> bool:
+        """Forget a tag; False where there is none."""
+        where = (in_scope(schema.tags, scope), schema.tags.c.tag == tag)
+        return await self._database.write(
+            lambda c: c.execute(delete(schema.tags).where(*where)).rowcount > 0
+        )
+
+    async def delete_link(self, scope: Scope, digest: Digest, kind: LinkKind) -> bool:
+        """Forget a link, and with a manifest's the tags that are it; False where there is none."""
+
+        def write(connection: Connection) -> bool:
+            if kind is LinkKind.MANIFEST:
+                for table in (schema.tags, schema.referrers):
+                    connection.execute(
+                        delete(table).where(in_scope(table, scope), table.c.digest == str(digest))
+                    )
+            k = schema.links.c
+            found = connection.execute(
+                delete(schema.links).where(
+                    in_scope(schema.links, scope), k.digest == str(digest), k.kind == str(kind)
+                )
+            )
+            return found.rowcount > 0
+
+        return await self._database.write(write)
+
+    async def mark_damaged(self, digest: Digest) -> None:
+        """The bytes are not what the index says: never serve them again."""
+        await self._database.write(
+            lambda c: c.execute(
+                update(schema.blobs)
+                .where(schema.blobs.c.digest == str(digest))
+                .values(state="damaged")
+            )
+        )
+
+    # Uploads
+
+    async def add_upload(self, scope: Scope, session: str, file: str, owner: str) -> None:
+        """A new upload session."""
+        now = self._clock()
+        row = {"id": session, **keys(scope), "file": file, "owner": owner, "offset": 0}
+        row |= {"started_at": now, "updated_at": now}
+        await self._database.write(lambda c: c.execute(insert(schema.uploads).values(**row)))
+
+    async def upload_scope(self, session: str) -> Scope | None:
+        """The scope that an upload session belongs to."""
+        u = schema.uploads.c
+        query = select(u.endpoint, u.repository).where(u.id == session)
+        row = await self._database.read(lambda c: c.execute(query).first())
+        return None if row is None else Scope(row.endpoint, row.repository)
+
+    async def upload_progress(self, session: str, offset: int) -> None:
+        """So many bytes of the session are in its file."""
+        now = self._clock()
+        await self._database.write(
+            lambda c: c.execute(
+                update(schema.uploads)
+                .where(schema.uploads.c.id == session)
+                .values(offset=offset, updated_at=now)
+            )
+        )
+
+    async def delete_upload(self, session: str) -> None:
+        """The session has ended."""
+        await self._database.write(
+            lambda c: c.execute(delete(schema.uploads).where(schema.uploads.c.id == session))
+        )
+
+    async def expire_uploads(self, before: float) -> None:
+        """Forget the sessions that received nothing since."""
+        await self._database.write(
+            lambda c: c.execute(delete(schema.uploads).where(schema.uploads.c.updated_at < before))
+        )
+
+    async def upload_ids(self) -> set[str]:
+        """Every open session."""
+        return await self._database.read(
+            lambda c: set(c.execute(select(schema.uploads.c.id)).scalars())
+        )

@@ -1,0 +1,108 @@
+"""Content on its way into a directory: written and hashed, then durable, then visible.
+
+Owns the order of commit: verify, sync the file, give it its name, sync the directories, tell the
+index. Does not own the names (`directory.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import AsyncIterator, Callable, Iterable
+from pathlib import Path
+
+from routerd.content.index import Index
+from routerd.content.links import Scope
+from routerd.content.store import CHUNK, StoreFull
+from routerd.oci.errors import Code, RegistryError
+from routerd.oci.reference import Digest
+from routerd.runtime.blocking import finish_blocking, run_blocking
+from routerd.runtime.files import FULL, publish, read_range, write_all
+
+_REHASH_CHUNK = 1024 * 1024  # bytes
+
+
+class FileIngest:
+    """An `Ingest` in a file, new or begun by another process. Making one blocks."""
+
+    def __init__(self, path: Path, place: Callable[[Digest], Path], index: Index) -> None:
+        self._path = path
+        self._place = place
+        self._index = index
+        self._kept = False
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            if error.errno in FULL:
+                raise StoreFull from error
+            raise
+        self._file = os.fdopen(fd, "rb+", buffering=0)
+        self._hasher = hashlib.sha256()
+        self.offset = 0
+        self._catch_up()
+
+    def write(self, data: bytes) -> None:
+        """Append and hash; blocks, so it is called on a thread. Raises StoreFull."""
+        try:
+            write_all(self._file.fileno(), data)
+        except OSError as error:
+            # What was written of it goes, so that the file and the hash stay one.
+            os.ftruncate(self._file.fileno(), self.offset)
+            if error.errno in FULL:
+                raise StoreFull from error
+            raise
+        self._hasher.update(data)
+        self.offset += len(data)
+
+    def read(self, start: int, stop: int) -> AsyncIterator[bytes]:
+        """Bytes that were written, also after commit; until `close`."""
+        return read_range(self._file.fileno(), start, stop, CHUNK)
+
+    def matches(self, digest: Digest) -> bool:
+        """Whether what was written is `digest`. Blocks for another algorithm than sha256."""
+        if digest.algorithm == "sha256":
+            return self._hasher.hexdigest() == digest.encoded
+        return self._hash_file(digest.algorithm).hexdigest() == digest.encoded
+
+    async def commit(self, digest: Digest, scopes: Iterable[Scope], created_by: str = "") -> None:
+        """Make it durable and then visible as a blob in `scopes`. Raises 400 DIGEST_INVALID."""
+        await self.keep(digest)
+        await self._index.add_blob(digest, self.offset, scopes, created_by)
+
+    async def keep(self, digest: Digest) -> None:
+        """Make it durable under its name, which nobody knows yet. Raises 400 DIGEST_INVALID."""
+        await finish_blocking(self._keep, digest)
+
+    def _keep(self, digest: Digest) -> None:
+        if not self.matches(digest):
+            raise RegistryError(Code.DIGEST_INVALID, f"the content that was sent is not {digest}")
+        try:
+            os.fsync(self._file.fileno())
+            publish(self._path, self._place(digest))
+        except OSError as error:
+            if error.errno in FULL:
+                raise StoreFull from error
+            raise
+        self._kept = True
+
+    async def abort(self) -> None:
+        """Forget what was written. After commit: nothing."""
+        if not self._kept:
+            await run_blocking(self._path.unlink, missing_ok=True)
+
+    def close(self) -> None:
+        """Nobody reads from it any more."""
+        self._file.close()
+
+    def _catch_up(self) -> None:
+        """Hash what another process, or this one before its restart, has written."""
+        self._hasher = self._hash_file("sha256")
+        self.offset = os.fstat(self._file.fileno()).st_size
+
+    def _hash_file(self, algorithm: str) -> hashlib._Hash:
+        hasher = hashlib.new(algorithm)
+        position = 0
+        while data := os.pread(self._file.fileno(), _REHASH_CHUNK, position):
+            hasher.update(data)
+            position += len(data)
+        return hasher

@@ -1,0 +1,48 @@
+"""The values of the index: scopes, links, tag entries.
+
+Owns the words for who may see which bytes. Does not own where they are kept (`index.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from routerd.oci.reference import Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Who may see content: an endpoint's name and the repository's name there."""
+
+    endpoint: str
+    repository: str
+
+
+class LinkKind(StrEnum):
+    """What content is in a scope. A manifest is not read as a blob, nor the other way round."""
+
+    MANIFEST = "manifest"
+    BLOB = "blob"
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A scope's sight of some stored content. `size` in bytes."""
+
+    digest: Digest
+    kind: LinkKind
+    media_type: str
+    size: int
+    created_by: str
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class TagEntry:
+    """What a tag was when it was last validated, and what upstream said of it then."""
+
+    digest: Digest
+    validated_at: float
+    cache_control: str = ""
+    etag: str = ""

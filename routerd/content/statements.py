@@ -1,0 +1,110 @@
+"""Rows of the index as statements, for `index.py` to put into transactions.
+
+Owns how a value becomes a row and back. Does not own transactions (`database.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Table, and_, or_, select
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from routerd.content import schema
+from routerd.content.links import Link, LinkKind, Scope, TagEntry
+from routerd.oci.manifest import Manifest
+from routerd.oci.reference import Digest, Tag
+
+
+def keys(scope: Scope) -> dict[str, Any]:
+    return {"endpoint": scope.endpoint, "repository": scope.repository}
+
+
+def in_scope(table: Table, scope: Scope) -> ColumnElement[bool]:
+    return and_(table.c.endpoint == scope.endpoint, table.c.repository == scope.repository)
+
+
+def in_any(table: Table, scopes: Iterable[Scope]) -> ColumnElement[bool]:
+    return or_(*(in_scope(table, scope) for scope in scopes))
+
+
+def put(connection: Connection, table: Table, row: dict[str, Any]) -> None:
+    """Insert, or replace the row of the same primary key."""
+    statement = upsert(table).values(**row)
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=row)
+    )
+
+
+def tag_row(entry: TagEntry) -> dict[str, Any]:
+    return {
+        "digest": str(entry.digest),
+        "validated_at": entry.validated_at,
+        "cache_control": entry.cache_control,
+        "etag": entry.etag,
+    }
+
+
+def know_blob(connection: Connection, digest: Digest, size: int, now: float) -> None:
+    row = {"digest": str(digest), "size": size, "state": "stored", "created_at": now}
+    put(connection, schema.blobs, row)
+
+
+def add_link(
+    connection: Connection,
+    scope: Scope,
+    digest: Digest,
+    kind: LinkKind,
+    media_type: str,
+    created_by: str,
+    now: float,
+) -> None:
+    row = {**keys(scope), "digest": str(digest), "kind": str(kind), "media_type": media_type}
+    row |= {"created_by": created_by, "created_at": now, "pulled_at": now}
+    # Who brought it first stays known.
+    connection.execute(upsert(schema.links).values(**row).on_conflict_do_nothing())
+
+
+def add_edges(connection: Connection, manifest: Manifest) -> None:
+    parent = str(manifest.descriptor.digest)
+    for kind, listed in (
+        (LinkKind.MANIFEST, manifest.children),
+        (LinkKind.BLOB, manifest.blobs),
+    ):
+        for child in listed:
+            row: dict[str, Any] = {"parent": parent, "child": str(child.digest), "kind": str(kind)}
+            row |= {"media_type": child.media_type, "size": child.size}
+            row |= {"platform": child.platform}
+            connection.execute(upsert(schema.edges).values(**row).on_conflict_do_nothing())
+
+
+def select_link(
+    connection: Connection, scope: Scope, digest: Digest, kind: LinkKind
+) -> Link | None:
+    k, b = schema.links.c, schema.blobs.c
+    row = connection.execute(
+        select(k.media_type, b.size, k.created_by, k.created_at)
+        .join(schema.blobs, b.digest == k.digest)
+        .where(
+            in_scope(schema.links, scope),
+            k.digest == str(digest),
+            k.kind == str(kind),
+            b.state == "stored",
+        )
+    ).first()
+    if row is None:
+        return None
+    return Link(digest, kind, row.media_type, row.size, row.created_by, row.created_at)
+
+
+def select_tag(connection: Connection, scope: Scope, tag: Tag) -> TagEntry | None:
+    t = schema.tags.c
+    row = connection.execute(
+        select(t.digest, t.validated_at, t.cache_control, t.etag).where(
+            in_scope(schema.tags, scope), t.tag == tag
+        )
+    ).first()
+    if row is None:
+        return None
+    return TagEntry(Digest.parse(row.digest), row.validated_at, row.cache_control, row.etag)

@@ -1,0 +1,149 @@
+"""What a content store is: bytes by digest, seen through links in a scope.
+
+Owns the contract that no caller looks behind: nobody else knows a path. Does not own a form of it
+(`directory.py`) or what is known about the bytes (`index.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from typing import Protocol
+
+from routerd.content.index import Index
+from routerd.content.links import LinkKind, Scope
+from routerd.oci.errors import Code, RegistryError
+from routerd.oci.manifest import Manifest
+from routerd.oci.reference import Digest, Tag
+
+# Bytes handed out at a time. Large enough that a chunk's fixed cost vanishes, small enough that 50
+# readers' chunks together stay within some megabytes.
+CHUNK = 256 * 1024
+
+
+class StoreError(Exception):
+    """A store cannot be used at all. The message is for the operator."""
+
+
+class StoreFull(RegistryError):
+    """No space left for new content. What is stored goes on being served."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            Code.DENIED, "there is no space left to store this; what is stored stays", status=507
+        )
+
+
+class BlobHandle(Protocol):
+    """Complete, verified content, open for reading. Until closed it stays readable, even if removed
+    from the store meanwhile.
+    """
+
+    digest: Digest
+    size: int
+
+    def read(self, start: int, stop: int | None) -> AsyncIterator[bytes]:
+        """The bytes of [start, stop), in chunks; `stop` None is the end."""
+        ...
+
+    async def aclose(self) -> None:
+        """Done with it."""
+        ...
+
+
+class Ingest(Protocol):
+    """Content on its way in. Until commit it is not visible; abort forgets it."""
+
+    offset: int  # bytes written so far
+
+    def write(self, data: bytes) -> None:
+        """Append and hash; blocks, so it is called on a thread. Raises StoreFull."""
+        ...
+
+    def read(self, start: int, stop: int) -> AsyncIterator[bytes]:
+        """Bytes that were written, also after commit; until `close`."""
+        ...
+
+    def matches(self, digest: Digest) -> bool:
+        """Whether what was written is `digest`."""
+        ...
+
+    async def commit(self, digest: Digest, scopes: Iterable[Scope], created_by: str = "") -> None:
+        """Make it durable and then visible as a blob in `scopes`. Raises 400 DIGEST_INVALID."""
+        ...
+
+    async def abort(self) -> None:
+        """Forget what was written. After commit: nothing."""
+        ...
+
+    def close(self) -> None:
+        """Nobody reads from it any more."""
+        ...
+
+
+class Upload(Protocol):
+    """An ingest that outlives the request and the process that began it, known by its id."""
+
+    id: str
+    offset: int  # bytes received so far
+
+    async def append(self, chunks: AsyncIterator[bytes]) -> None:
+        """Add bytes at `offset`. What arrived stays when the iterator raises or is cancelled."""
+        ...
+
+    async def commit(self, digest: Digest, created_by: str) -> None:
+        """Verify, make durable, link. Raises 400 DIGEST_INVALID and forgets the bytes."""
+        ...
+
+    async def cancel(self) -> None:
+        """Forget the bytes."""
+        ...
+
+
+class ContentStore(Protocol):
+    """Content by digest. `start` before and `aclose` after use; every call may run concurrently."""
+
+    index: Index
+
+    async def start(self) -> None:
+        """Open it, and clear what a killed process left. Raises StoreError."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close it."""
+        ...
+
+    async def open(
+        self, scope: Scope, digest: Digest, kind: LinkKind = LinkKind.BLOB
+    ) -> BlobHandle | None:
+        """Content that the scope has a link to; None without a link or without the bytes."""
+        ...
+
+    async def manifest(self, scope: Scope, digest: Digest) -> Manifest | None:
+        """A manifest that the scope has a link to."""
+        ...
+
+    async def add_manifest(
+        self,
+        scope: Scope,
+        manifest: Manifest,
+        *,
+        tag: Tag | None = None,
+        validated_at: float,
+        cache_control: str = "",
+        etag: str = "",
+        created_by: str = "",
+    ) -> None:
+        """Store, link and tag it, in this order and durably. Raises StoreFull."""
+        ...
+
+    async def ingest(self) -> Ingest:
+        """New content. Raises StoreFull."""
+        ...
+
+    async def start_upload(self, scope: Scope) -> Upload:
+        """A new upload. Raises StoreFull."""
+        ...
+
+    async def upload(self, scope: Scope, session: str) -> Upload | None:
+        """An upload of this scope by its id."""
+        ...

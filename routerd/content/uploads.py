@@ -1,0 +1,125 @@
+"""Uploads in a directory: ingests that are known by an id and outlive request and process.
+
+Owns that one request at a time writes a session, and how many sessions are held open. Does not own
+the HTTP of it (`web/uploads.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from routerd.content.index import Index
+from routerd.content.ingest import FileIngest
+from routerd.content.links import Scope
+from routerd.oci.errors import Code, RegistryError
+from routerd.oci.reference import Digest
+from routerd.runtime.blocking import finish_blocking
+
+OPEN_UPLOADS = 256  # sessions whose file and hash are held; others are opened and hashed anew
+
+
+class FileUpload:
+    """An `Upload` in a file. Making one blocks: what is there already is hashed."""
+
+    def __init__(
+        self,
+        session: str,
+        scope: Scope,
+        path: Path,
+        place: Callable[[Digest], Path],
+        index: Index,
+    ) -> None:
+        self.id = session
+        self._scope = scope
+        self._index = index
+        self._ingest = FileIngest(path, place, index)
+        self.busy = False  # a request is writing to it
+        self.ended = False
+
+    @property
+    def offset(self) -> int:
+        """Bytes received so far."""
+        return self._ingest.offset
+
+    async def append(self, chunks: AsyncIterator[bytes]) -> None:
+        """Add bytes at `offset`. What arrived stays when the iterator raises or is cancelled."""
+        with self._alone():
+            before = self.offset
+            try:
+                async for chunk in chunks:
+                    await finish_blocking(self._ingest.write, chunk)
+            finally:
+                if self.offset != before:
+                    await self._index.upload_progress(self.id, self.offset)
+
+    async def commit(self, digest: Digest, created_by: str) -> None:
+        """Verify, make durable, link. Raises 400 DIGEST_INVALID and forgets the bytes."""
+        with self._alone():
+            try:
+                await self._ingest.commit(digest, [self._scope], created_by)
+            finally:
+                await self._end()
+
+    async def cancel(self) -> None:
+        """Forget the bytes."""
+        with self._alone():
+            await self._end()
+
+    def close(self) -> None:
+        """Let go of the file; the session goes on from it another time."""
+        self._ingest.close()
+
+    async def _end(self) -> None:
+        self.ended = True
+        await self._ingest.abort()
+        self._ingest.close()
+        await self._index.delete_upload(self.id)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if self.ended:
+            raise RegistryError(Code.BLOB_UPLOAD_UNKNOWN)
+        if self.busy:
+            raise RegistryError(
+                Code.BLOB_UPLOAD_INVALID, "another request is writing to this upload"
+            )
+        self.busy = True
+        try:
+            yield
+        finally:
+            self.busy = False
+
+
+class UploadTable:
+    """The uploads that this process holds open, the least recently used idle ones closed first."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, FileUpload] = {}
+
+    def get(self, session: str) -> FileUpload | None:
+        """An open upload."""
+        upload = self._open.pop(session, None)
+        if upload is None or upload.ended:
+            return None
+        self._open[session] = upload
+        return upload
+
+    def add(self, upload: FileUpload) -> FileUpload:
+        """Hold `upload` open; the one held already, where two requests opened it at once."""
+        held = self.get(upload.id)
+        if held is not None:
+            upload.close()
+            return held
+        idle = [session for session, other in self._open.items() if not other.busy]
+        for session in idle[: max(0, len(self._open) + 1 - OPEN_UPLOADS)]:
+            self._open.pop(session).close()
+        self._open[upload.id] = upload
+        return upload
+
+    def clear(self) -> None:
+        """Close them all."""
+        for upload in self._open.values():
+            upload.close()
+        self._open.clear()

@@ -1,0 +1,249 @@
+"""What a pattern of the policy matches, and how specific it is.
+
+Owns the grammar of config-language.md 2 (`[NAMESPACE/]REPOSITORY[:TAG]`) and is the only importer
+of fnmatch2. Does not own which route wins among several (`table.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from fnmatch2 import fnmatchcase2
+
+from routerd.oci.errors import RegistryError
+from routerd.oci.reference import (
+    DOCKER_HUB,
+    Namespace,
+    Reference,
+    Repository,
+    Tag,
+    looks_like_namespace,
+    parse_namespace,
+)
+from routerd.routing import globs
+
+EVERYTHING = "*"  # the key that alone means: every name in every namespace
+_WHOLE_RUN = globs.WHOLE_RUN
+
+_CLASS = r"\[!?[A-Za-z0-9._-]+\]"
+_SEGMENT = re.compile(rf"(?:[a-z0-9._*?-]|{_CLASS})+", re.ASCII)
+_TAG = re.compile(rf"(?:[A-Za-z0-9._*?-]|{_CLASS})+", re.ASCII)
+_NAMESPACE = re.compile(rf"(?:[a-z0-9.:*?-]|{_CLASS})+", re.ASCII)
+_RANGE = re.compile(r"([A-Za-z0-9._])-([A-Za-z0-9._])", re.ASCII)
+
+
+class BadPattern(ValueError):
+    """A pattern outside the grammar. `hint` is what was probably meant, where that is clear."""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class Specificity(NamedTuple):
+    """The list of config-language.md 2 that orders routes of which none contains the other."""
+
+    namespace_is_wild: bool
+    repository_is_wild: bool
+    fewer_repository_literals: int
+    tag_rank: int  # exact 0, glob 1, none 2
+    fewer_tag_literals: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """One pattern. `text` is as written; `str()` is canonical, with its namespace."""
+
+    text: str
+    namespace: str
+    segments: tuple[str, ...]
+    tag: str | None
+    specificity: Specificity
+
+    @classmethod
+    def parse(cls, text: str, default_namespace: Namespace = DOCKER_HUB) -> Pattern:
+        """Raises BadPattern."""
+        if text == EVERYTHING:
+            return cls._make(text, EVERYTHING, (_WHOLE_RUN,), None)
+        if "@" in text:
+            raise BadPattern(
+                "a route is for names and tags; a digest goes where its repository's routes lead"
+            )
+        if "{" in text or "}" in text:
+            raise BadPattern("'{' and '}' mean nothing in a pattern; write one route for each")
+        head, slash, rest = text.partition("/")
+        if slash and looks_like_namespace(head):
+            namespace, name = _parse_namespace(head), rest
+        else:
+            namespace, name = str(default_namespace), text
+        name, tag = _split_tag(name, text)
+        if not name:
+            raise BadPattern("there is no repository in this pattern", f"{head.rstrip(':')}/**")
+        segments = tuple(name.split("/"))
+        for segment in segments:
+            _check_segment(segment)
+        if segments.count(_WHOLE_RUN) > 1:
+            raise BadPattern("a pattern has at most one '**'")
+        if namespace == DOCKER_HUB and len(segments) == 1 and segments != (_WHOLE_RUN,):
+            segments = ("library", *segments)
+        return cls._make(text, namespace, segments, tag)
+
+    @classmethod
+    def _make(
+        cls, text: str, namespace: str, segments: tuple[str, ...], tag: str | None
+    ) -> Pattern:
+        repository = "/".join(segments)
+        canonical = f"{namespace}/{repository}" + ("" if tag is None else f":{tag}")
+        specificity = Specificity(
+            namespace_is_wild=not globs.is_literal(namespace),
+            repository_is_wild=not globs.is_literal(repository),
+            fewer_repository_literals=-sum(globs.literal_count(s) for s in segments),
+            tag_rank=2 if tag is None else 0 if globs.is_literal(tag) else 1,
+            fewer_tag_literals=0 if tag is None else -globs.literal_count(tag),
+            text=canonical,
+        )
+        return cls(text, namespace, segments, tag, specificity)
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether this is the key `*`, for every name in every namespace."""
+        return self.namespace == EVERYTHING and self.segments == (_WHOLE_RUN,)
+
+    @property
+    def repository(self) -> str:
+        """The repository's part, as it is matched."""
+        return "/".join(self.segments)
+
+    @property
+    def exact_repository(self) -> Repository | None:
+        """The one repository that it matches; None where it matches several."""
+        if self.specificity.namespace_is_wild or self.specificity.repository_is_wild:
+            return None
+        return Repository(Namespace(self.namespace), self.repository)
+
+    @property
+    def literal_head(self) -> tuple[str, ...]:
+        """The leading segments without wildcards."""
+        head: list[str] = []
+        for segment in self.segments:
+            if not globs.is_literal(segment):
+                break
+            head.append(segment)
+        return tuple(head)
+
+    def matches_repository(self, repository: Repository) -> bool:
+        """Whether some reference in this repository matches."""
+        return self.matches_namespace(repository.namespace) and _match_segments(
+            tuple(repository.name.split("/")), self.segments
+        )
+
+    def matches_namespace(self, namespace: Namespace) -> bool:
+        """Whether some repository of this namespace may match."""
+        return self.namespace == namespace or (
+            self.specificity.namespace_is_wild and fnmatchcase2(namespace, self.namespace)
+        )
+
+    def matches_tag(self, tag: Tag | None) -> bool:
+        """Whether the tag part takes `tag`; None is a digest, which only no tag part takes."""
+        return self.tag is None or (tag is not None and fnmatchcase2(tag, self.tag))
+
+    def matches(self, reference: Reference) -> bool:
+        """Whether the pattern takes the whole reference."""
+        return self.matches_tag(reference.tag) and self.matches_repository(reference.repository)
+
+    def contains(self, other: Pattern) -> bool:
+        """Whether every reference that `other` matches is matched by this too."""
+        if self.tag is not None and other.tag is None:
+            return False  # other takes digests
+        return (
+            globs.contains((self.namespace,), (other.namespace,))
+            and globs.contains(self.segments, other.segments)
+            and (self.tag is None or other.tag is None or globs.contains((self.tag,), (other.tag,)))
+        )
+
+    def intersection(self, other: Pattern) -> str | None:
+        """A name, with a tag if either has one, that both match; None where there is none."""
+        namespace = globs.intersection((self.namespace,), (other.namespace,))
+        repository = globs.intersection(self.segments, other.segments)
+        if namespace is None or repository is None:
+            return None
+        if self.tag is None and other.tag is None:
+            return f"{namespace}/{repository}"
+        tag = globs.intersection((self.tag or "*",), (other.tag or "*",))
+        return None if tag is None else f"{namespace}/{repository}:{tag}"
+
+    def __str__(self) -> str:
+        return EVERYTHING if self.is_everything and self.tag is None else self.specificity.text
+
+
+def _match_segments(name: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    """fnmatch2 for as many segments as it is given; `**` and their count are decided here.
+
+    fnmatch2 alone matches prefixes and does not backtrack over `**` (docs/design/stack.md).
+    """
+    if _WHOLE_RUN not in pattern:
+        return len(name) == len(pattern) and _match_equal(name, pattern)
+    at = pattern.index(_WHOLE_RUN)
+    head, tail = pattern[:at], pattern[at + 1 :]
+    run = len(name) - len(head) - len(tail)
+    return (
+        run >= (0 if tail else 1)
+        and _match_equal(name[: len(head)], head)
+        and _match_equal(name[len(name) - len(tail) :], tail)
+    )
+
+
+def _match_equal(name: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    return name == pattern or bool(fnmatchcase2("/".join(name), "/".join(pattern)))
+
+
+def _parse_namespace(text: str) -> str:
+    lowered = text.lower()
+    if globs.is_literal(lowered):
+        try:
+            return parse_namespace(lowered)
+        except RegistryError as error:
+            raise BadPattern(error.message) from error
+    if not _NAMESPACE.fullmatch(lowered):
+        raise BadPattern(f"'{text}' is not a registry name with wildcards")
+    _check_classes(lowered)
+    return lowered.removesuffix(":443")
+
+
+def _split_tag(name: str, text: str) -> tuple[str, str | None]:
+    slash = name.rfind("/")
+    name_end = name.find(":", slash + 1)
+    if name_end < 0:
+        return name, None
+    name, tag = name[:name_end], name[name_end + 1 :]
+    if not tag:
+        hint = f"{name}/**" if looks_like_namespace(name) and "/" not in name else name
+        raise BadPattern("there is no tag after the ':'", hint)
+    if not _TAG.fullmatch(tag):
+        raise BadPattern(f"':{tag}' is not a tag with wildcards")
+    _check_classes(tag)
+    return name, tag
+
+
+def _check_segment(segment: str) -> None:
+    if not segment:
+        raise BadPattern("a pattern has no empty segment")
+    if segment == _WHOLE_RUN:
+        return
+    if "**" in segment:
+        raise BadPattern(f"'**' is a whole segment; '{segment}' is not")
+    if segment != segment.lower() and _SEGMENT.fullmatch(segment.lower()):
+        raise BadPattern("repository names are lower case", segment.lower())
+    if not _SEGMENT.fullmatch(segment):
+        raise BadPattern(f"'{segment}' is not a part of a name with wildcards")
+    _check_classes(segment)
+
+
+def _check_classes(text: str) -> None:
+    for group in re.findall(_CLASS, text):
+        for first, last in _RANGE.findall(group):
+            if first > last:
+                raise BadPattern(f"'{group}' has a range that ends before it starts")

@@ -1,0 +1,368 @@
+"""The route table: which routes a name has, in which order, and what follows for one caller.
+
+Owns precedence, the routes of a repository, the cascade of settings and the push target
+(config-language.md 2 and 3). Pure: no I/O, total (no match is a Decision too). Does not own what a
+pattern matches (`pattern.py`) or carrying a decision out (`proxy/`).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from cachetools import LRUCache
+
+from routerd.oci.errors import Code
+from routerd.oci.reference import Namespace, Reference, Repository, Tag
+from routerd.routing.decision import (
+    Candidate,
+    Decision,
+    EndpointRule,
+    Plan,
+    Refusal,
+    Route,
+    Step,
+)
+from routerd.routing.pattern import Pattern
+from routerd.routing.policy import (
+    DEFAULT_ALLOW,
+    Action,
+    CachePolicy,
+    Caller,
+    Principal,
+    Setting,
+)
+
+PLANS_IN_MEMORY = 10_000  # names whose routes are remembered, in order; some hundred bytes each
+
+_WILD = ""  # the index's namespace for patterns whose own is a wildcard
+
+
+class RouteTable:
+    """All routes and what routing needs to know of the endpoints. Immutable."""
+
+    def __init__(self, routes: Iterable[Route], endpoints: Mapping[str, EndpointRule]) -> None:
+        self.routes: tuple[Route, ...] = tuple(routes)
+        self.endpoints = dict(endpoints)
+        self._exact: dict[Repository, list[Route]] = defaultdict(list)
+        self._heads: dict[tuple[str, tuple[str, ...]], list[Route]] = defaultdict(list)
+        self._namespaces: set[str] = set()
+        self._wild_namespaces: list[Pattern] = []
+        for route in self.routes:
+            self._add(route)
+        self._ordered: LRUCache[Repository, tuple[Route, ...]] = LRUCache(PLANS_IN_MEMORY)
+        self._plans: LRUCache[tuple[Repository, Tag | None], Plan] = LRUCache(PLANS_IN_MEMORY)
+
+    def _add(self, route: Route) -> None:
+        pattern = route.pattern
+        repository = pattern.exact_repository
+        if repository is not None:
+            self._exact[repository].append(route)
+        else:
+            wild = pattern.specificity.namespace_is_wild
+            self._heads[_WILD if wild else pattern.namespace, pattern.literal_head].append(route)
+        if pattern.specificity.namespace_is_wild and not pattern.is_everything:
+            self._wild_namespaces.append(pattern)
+        elif not pattern.is_everything:
+            self._namespaces.add(pattern.namespace)
+
+    def is_configured(self, namespace: Namespace) -> bool:
+        """Whether some route names the namespace, or a wildcard of it (protocol.md 1)."""
+        return namespace in self._namespaces or any(
+            pattern.matches_namespace(namespace) for pattern in self._wild_namespaces
+        )
+
+    # Deciding
+
+    def decide(self, reference: Reference, action: Action, caller: Caller) -> Decision:
+        """What may be done with a tag or a digest, and where."""
+        plan = self.plan(reference.repository, reference.tag)
+        if action is not Action.PULL:
+            return self._decide_write(reference.repository, plan, action, caller, reference)
+        if plan.refusal is not None:
+            return Decision((), plan.refusal, plan.winner)
+        return self._permitted(plan.candidates, reference.repository, action, caller, plan.winner)
+
+    def decide_repository(self, repository: Repository, action: Action, caller: Caller) -> Decision:
+        """For what has neither tag nor digest: the push target of uploads; for `pull` every step
+        that a reference of the repository may lead to (tag lists, mounts).
+        """
+        if action is not Action.PULL:
+            plan = self.plan(repository, None)
+            return self._decide_write(repository, plan, action, caller, None)
+        routes = self.routes_of(repository)
+        candidates = self._every_candidate(repository, routes)
+        if candidates:
+            return self._permitted(candidates, repository, action, caller, None)
+        plan = self.plan(repository, None)
+        return Decision((), plan.refusal or _no_route(repository), plan.winner)
+
+    def routes_of(self, repository: Repository) -> tuple[Route, ...]:
+        """The routes of a repository, narrowest first, down to and including the first without a
+        tag part that names a destination. What is below does not count, for anything.
+        """
+        routes = self._ordered.get(repository)
+        if routes is None:
+            routes = self._ordered[repository] = _until_the_last_word(
+                in_order(self.matching(repository))
+            )
+        return routes
+
+    def matching(self, repository: Repository) -> Sequence[Route]:
+        """Every route that matches some reference of the repository, in no order."""
+        found = list(self._exact.get(repository, ()))
+        segments = tuple(repository.name.split("/"))
+        for namespace in (str(repository.namespace), _WILD):
+            for length in range(len(segments) + 1):
+                for route in self._heads.get((namespace, segments[:length]), ()):
+                    if route.pattern.matches_repository(repository):
+                        found.append(route)
+        return found
+
+    def plan(self, repository: Repository, tag: Tag | None) -> Plan:
+        """What a pull of the tag, or of any digest (None), may ask, whoever the caller is."""
+        plan = self._plans.get((repository, tag))
+        if plan is None:
+            plan = self._plans[repository, tag] = self._make_plan(repository, tag)
+        return plan
+
+    def _make_plan(self, repository: Repository, tag: Tag | None) -> Plan:
+        of_repository = self.routes_of(repository)
+        routes = in_order([r for r in of_repository if r.pattern.matches_tag(tag)])
+        winner = next((r for r in routes if r.destination is not None), None)
+        candidates: list[Candidate] = []
+        if winner is not None:
+            if winner.denies is not None:
+                return Plan(routes, winner, (), _denied(repository, winner))
+            candidates += self._candidates(repository, winner, routes)
+        if tag is None:
+            # A digest may belong to any tag: after the tagless destination come the others.
+            for route in of_repository:
+                if route.pattern.tag is not None and route.denies is None:
+                    candidates += self._candidates(repository, route, (route, *routes))
+        if not candidates:
+            return Plan(routes, None, (), _no_route(repository))
+        return Plan(routes, winner, _once(candidates), None)
+
+    def _every_candidate(
+        self, repository: Repository, routes: Sequence[Route]
+    ) -> tuple[Candidate, ...]:
+        """Of every route of the repository, each with the settings that hold for its references."""
+        tagless = [route for route in routes if route.pattern.tag is None]
+        candidates: list[Candidate] = []
+        for route in routes:
+            if route.denies is None:
+                above = tagless if route.pattern.tag is None else [route, *tagless]
+                candidates += self._candidates(repository, route, above)
+        return tuple(candidates)
+
+    def _candidates(
+        self, repository: Repository, route: Route, settings: Sequence[Route]
+    ) -> list[Candidate]:
+        if route.destination is None:
+            return []
+        strip = route.destination.strip
+        there = Repository(repository.namespace, repository.name.removeprefix(strip))
+        allow = {action: _allow(action, settings) for action in Action}
+        return [
+            Candidate(Step(name, there, route, self._cache(name, settings)), allow)
+            for name in route.destination.endpoints
+        ]
+
+    def _cache(self, endpoint: str, settings: Sequence[Route]) -> CachePolicy:
+        """Each key from the first route that says it, else from the endpoint, else the default."""
+        said = [*(route.cache for route in settings), self.endpoints[endpoint].cache]
+        default = CachePolicy()
+        ttl = next((one.ttl for one in said if one.ttl is not None), None)
+        stale = next((one.stale_if_error for one in said if one.stale_if_error is not None), None)
+        return CachePolicy(
+            ttl=default.ttl if ttl is None else Setting(ttl.value, ttl.origin),
+            stale_if_error=default.stale_if_error if stale is None else stale,
+        )
+
+    def _permitted(
+        self,
+        candidates: Sequence[Candidate],
+        repository: Repository,
+        action: Action,
+        caller: Caller,
+        winner: Route | None,
+    ) -> Decision:
+        steps = []
+        refusal: Refusal | None = None
+        for candidate in candidates:
+            problem = self._objection(candidate, repository, action, caller)
+            if problem is None:
+                steps.append(candidate.step)
+            else:
+                refusal = refusal or problem
+        if winner is None:
+            winner = candidates[0].step.route
+        return Decision(tuple(dict.fromkeys(steps)), None if steps else refusal, winner)
+
+    def _objection(
+        self, candidate: Candidate, repository: Repository, action: Action, caller: Caller
+    ) -> Refusal | None:
+        """Why this caller may not do this there; None where it may."""
+        endpoint = self.endpoints[candidate.step.endpoint]
+        if action not in endpoint.actions:
+            return Refusal(
+                Code.UNSUPPORTED,
+                f"{action} is not possible for {repository}: endpoint {endpoint.name} allows "
+                f"[{', '.join(sorted(endpoint.actions))}] ({endpoint.actions_origin})",
+            )
+        allowed = candidate.allow[action]
+        if any(principal.matches(caller) for principal in allowed.value):
+            return None
+        return _forbidden(action, caller, candidate.step.route, allowed)
+
+    # Writing
+
+    def push_targets(self, repository: Repository, action: Action) -> tuple[Candidate, ...]:
+        """Where writes to the repository may go: one, or a policy error (`ambiguous-push-target`).
+
+        A `push_to` decides; without one, it is the only endpoint of the routes that allows it.
+        """
+        candidates = self._every_candidate(repository, self.routes_of(repository))
+        chosen = {
+            c.step.route.destination.push_to
+            for c in candidates
+            if c.step.route.destination is not None and c.step.route.destination.push_to
+        }
+        found: dict[str, Candidate] = {}
+        for candidate in candidates:
+            name = candidate.step.endpoint
+            if chosen and name not in chosen:
+                continue
+            if chosen or action in self.endpoints[name].actions:
+                found.setdefault(name, candidate)
+        return tuple(found.values())
+
+    def _decide_write(
+        self,
+        repository: Repository,
+        plan: Plan,
+        action: Action,
+        caller: Caller,
+        reference: Reference | None,
+    ) -> Decision:
+        if plan.winner is not None and plan.refusal is not None:
+            return Decision((), plan.refusal, plan.winner)
+        targets = self.push_targets(repository, action)
+        if len(targets) > 1:
+            names = " and ".join(sorted(c.step.endpoint for c in targets))
+            refusal = Refusal(Code.DENIED, f"{repository} could be pushed to {names}: say push_to")
+            return Decision((), refusal, plan.winner)
+        if not targets:
+            return self._nowhere(repository, plan, action, caller)
+        target = targets[0]
+        if reference is not None and reference.tag is not None:
+            at_tag = [c for c in plan.candidates if c.step.endpoint == target.step.endpoint]
+            if not at_tag:
+                return Decision((), _tag_elsewhere(reference, plan, target), plan.winner)
+            target = at_tag[0]
+            problem = self._objection(target, repository, action, caller)
+        else:
+            # A blob carries no tag, so it is enough that some reference may go to the target.
+            ways = [
+                candidate
+                for candidate in self._every_candidate(repository, self.routes_of(repository))
+                if candidate.step.endpoint == target.step.endpoint
+            ]
+            problems = [self._objection(way, repository, action, caller) for way in ways]
+            problem = None if None in problems else problems[0]
+        if problem is not None:
+            return Decision((), problem, target.step.route)
+        return Decision((target.step,), None, target.step.route)
+
+    def _nowhere(
+        self, repository: Repository, plan: Plan, action: Action, caller: Caller
+    ) -> Decision:
+        for candidate in self._every_candidate(repository, self.routes_of(repository)):
+            problem = self._objection(candidate, repository, action, caller)
+            if problem is not None:
+                return Decision((), problem, candidate.step.route)
+        return Decision((), plan.refusal or _no_route(repository), plan.winner)
+
+
+def in_order(routes: Sequence[Route]) -> tuple[Route, ...]:
+    """Narrowest first: of those left, the ones that contain none of the others, and of these the
+    first by the list of config-language.md 2; then again.
+    """
+    left = sorted(routes, key=lambda route: route.pattern.specificity)
+    if len(left) < 2:
+        return tuple(left)
+    # How many of those left each one properly contains; it is next when that is none.
+    inner: dict[int, set[int]] = {
+        i: {
+            j
+            for j, other in enumerate(left)
+            if j != i
+            and route.pattern.contains(other.pattern)
+            and not other.pattern.contains(route.pattern)
+        }
+        for i, route in enumerate(left)
+    }
+    order: list[Route] = []
+    while inner:
+        following = next(i for i, contained in inner.items() if not contained)
+        del inner[following]
+        for contained in inner.values():
+            contained.discard(following)
+        order.append(left[following])
+    return tuple(order)
+
+
+def _until_the_last_word(routes: Sequence[Route]) -> tuple[Route, ...]:
+    for position, route in enumerate(routes):
+        if route.pattern.tag is None and route.destination is not None:
+            return tuple(routes[: position + 1])
+    return tuple(routes)
+
+
+def _once(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
+    """Each (endpoint, name there) once, where it comes first."""
+    found: dict[tuple[str, Repository], Candidate] = {}
+    for candidate in candidates:
+        found.setdefault((candidate.step.endpoint, candidate.step.repository), candidate)
+    return tuple(found.values())
+
+
+def _allow(action: Action, settings: Sequence[Route]) -> Setting[tuple[Principal, ...]]:
+    for route in settings:
+        if action in route.allow:
+            return route.allow[action]
+    return DEFAULT_ALLOW[action]
+
+
+def _no_route(repository: Repository) -> Refusal:
+    return Refusal(Code.NAME_UNKNOWN, f"no route matches {repository}")
+
+
+def _denied(repository: Repository, route: Route) -> Refusal:
+    return Refusal(Code.DENIED, f"{repository} is denied by the policy: {route.denies}")
+
+
+def _tag_elsewhere(reference: Reference, plan: Plan, target: Candidate) -> Refusal:
+    route = plan.winner
+    where = "no route" if route is None else f"route '{route.pattern.text}' ({route.origin})"
+    return Refusal(
+        Code.DENIED,
+        f"{reference} cannot be pushed to {target.step.endpoint}: {where} leads this tag elsewhere",
+    )
+
+
+def _forbidden(
+    action: Action,
+    caller: Caller,
+    route: Route,
+    allowed: Setting[tuple[Principal, ...]],
+) -> Refusal:
+    who = "an unknown address" if caller.address is None else str(caller.address)
+    said = ", ".join(principal.text for principal in allowed.value) or "nobody"
+    line = "" if caller.address is None else f'  allow: {{{action}: ["net:{caller.address}"]}}'
+    return Refusal(
+        Code.DENIED,
+        f"{action} from {who} is not allowed here, only for {said} ({allowed.origin}); to allow "
+        f"it, write at route '{route.pattern.text}' ({route.origin}):{line}",
+    )

@@ -32,8 +32,15 @@ HELD_BACK = 1  # bytes; what a reader lacks until the digest is right makes its 
 class Source(Protocol):
     """A stream of a blob's bytes from upstream, from `start` on."""
 
-    size: int | None  # of the whole blob
-    start: int
+    @property
+    def size(self) -> int | None:
+        """Of the whole blob, in bytes."""
+        ...
+
+    @property
+    def start(self) -> int:
+        """The offset of the first byte."""
+        ...
 
     def chunks(self) -> AsyncIterator[bytes]:
         """The bytes in order. Raises RegistryError when they end early."""

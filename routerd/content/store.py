@@ -38,8 +38,15 @@ class BlobHandle(Protocol):
     from the store meanwhile.
     """
 
-    digest: Digest
-    size: int
+    @property
+    def digest(self) -> Digest:
+        """What it is."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        ...
 
     def read(self, start: int, stop: int | None) -> AsyncIterator[bytes]:
         """The bytes of [start, stop), in chunks; `stop` None is the end."""
@@ -53,7 +60,10 @@ class BlobHandle(Protocol):
 class Ingest(Protocol):
     """Content on its way in. Until commit it is not visible; abort forgets it."""
 
-    offset: int  # bytes written so far
+    @property
+    def offset(self) -> int:
+        """Bytes written so far."""
+        ...
 
     def write(self, data: bytes) -> None:
         """Append and hash; blocks, so it is called on a thread. Raises StoreFull."""
@@ -83,8 +93,15 @@ class Ingest(Protocol):
 class Upload(Protocol):
     """An ingest that outlives the request and the process that began it, known by its id."""
 
-    id: str
-    offset: int  # bytes received so far
+    @property
+    def id(self) -> str:
+        """Not to be guessed."""
+        ...
+
+    @property
+    def offset(self) -> int:
+        """Bytes received so far."""
+        ...
 
     async def append(self, chunks: AsyncIterator[bytes]) -> None:
         """Add bytes at `offset`. What arrived stays when the iterator raises or is cancelled."""
@@ -102,7 +119,10 @@ class Upload(Protocol):
 class ContentStore(Protocol):
     """Content by digest. `start` before and `aclose` after use; every call may run concurrently."""
 
-    index: Index
+    @property
+    def index(self) -> Index:
+        """What is known about the bytes."""
+        ...
 
     async def start(self) -> None:
         """Open it, and clear what a killed process left. Raises StoreError."""

@@ -22,8 +22,7 @@ from routerd.runtime.tasks import Tasks
 class EndpointError(RegistryError):
     """An endpoint could not answer. `reason` says whether a route may ask its next endpoint.
 
-    `retry_after` (seconds) is what upstream asked for, if it did. `reached` is False where no answer
-    came at all (network, DNS, timeout).
+    `reached` is False where no answer came at all (network, DNS, timeout).
     """
 
     def __init__(
@@ -77,9 +76,20 @@ class Fetched:
 class BlobStream(Protocol):
     """A blob being read from an endpoint, from `start` on. Closed by its context manager."""
 
-    size: int | None  # of the whole blob in bytes; None where the endpoint does not say
-    start: int  # the offset of the first byte that `chunks` yields
-    verified: bool  # True: the bytes come from a content store; False: whoever reads verifies
+    @property
+    def size(self) -> int | None:
+        """Of the whole blob, in bytes; None where the endpoint does not say."""
+        ...
+
+    @property
+    def start(self) -> int:
+        """The offset of the first byte that `chunks` yields."""
+        ...
+
+    @property
+    def verified(self) -> bool:
+        """True: the bytes come from a content store. False: whoever reads verifies."""
+        ...
 
     def chunks(self) -> AsyncIterator[bytes]:
         """The bytes, in order. Raises EndpointError when they end early or stall."""
@@ -101,8 +111,15 @@ class Endpoint(Protocol):
     `strip`; how it is called there is the adapter's business (`scope`).
     """
 
-    name: str
-    private: bool  # a login is needed to read from it
+    @property
+    def name(self) -> str:
+        """As in the policy."""
+        ...
+
+    @property
+    def private(self) -> bool:
+        """Whether a login is needed to read from it."""
+        ...
 
     async def open(self) -> None:
         """Make ready. Never asks a network for anything: an offline start must work."""
@@ -140,16 +157,23 @@ class Endpoint(Protocol):
 
 
 class UploadSession(Protocol):
-    """An upload on its way. Until `commit`, its content is not visible; until then it can resume."""
+    """An upload on its way. Until `commit` its content is not visible and it can be resumed."""
 
-    id: str
-    offset: int  # bytes received so far
+    @property
+    def id(self) -> str:
+        """Not to be guessed."""
+        ...
+
+    @property
+    def offset(self) -> int:
+        """Bytes received so far."""
+        ...
 
     async def append(self, chunks: AsyncIterator[bytes]) -> None:
         """Add bytes at `offset`. What arrived stays when the iterator raises."""
         ...
 
-    async def commit(self, digest: Digest, created_by: str) -> Descriptor:
+    async def commit(self, digest: Digest, created_by: str) -> None:
         """Verify, make durable, make visible. Raises 400 DIGEST_INVALID and keeps nothing."""
         ...
 

@@ -60,7 +60,7 @@ class RegistryError(Exception):
     """An answer of the registry API that is not a success. Raised anywhere, rendered in one place.
 
     `message` is a sentence for the person who typed the pull; `detail` any JSON value; `headers`
-    go out with the answer. `status` overrides the table (502 for a broken upstream, 508 for a loop).
+    go out with the answer. `status` overrides the table (502: broken upstream, 508: loop).
     """
 
     def __init__(

@@ -78,7 +78,7 @@ def parse_upload_range(header: str) -> ByteRange:
 
 
 def parse_response_range(header: str) -> tuple[ByteRange, int | None] | None:
-    """What a 206 of an upstream holds: the range, and the whole size if it says it; None: nonsense."""
+    """What an upstream's 206 holds: the range, and the whole size if said; None: nonsense."""
     match = _RESPONSE_RANGE.fullmatch(header.strip())
     if match is None:
         return None

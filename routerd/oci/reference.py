@@ -36,7 +36,7 @@ _HEX = re.compile(r"[a-f0-9]+", re.ASCII)
 
 
 def parse_namespace(text: str) -> Namespace:
-    """The canonical namespace (lower case, aliases and `:443` resolved). Raises 400 NAME_INVALID."""
+    """The canonical namespace: lower case, no alias, no `:443`. Raises 400 NAME_INVALID."""
     name = text.lower().removesuffix(":443")
     if len(name) > NAME_LIMIT or not _NAMESPACE.fullmatch(name):
         raise RegistryError(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from routerd.oci.errors import Code, RegistryError
-from routerd.oci.reference import Repository
+from routerd.oci.reference import Namespace, Repository
 from routerd.routing.pattern import Pattern
 from routerd.routing.policy import (
     Action,
@@ -31,6 +31,7 @@ class EndpointRule:
     cache: CacheSettings
     origin: Origin
     actions_origin: Origin
+    namespace: Namespace | None = None  # whose names it has; None: those of every namespace
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ class Setting(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is asking: the client's address, past trusted proxies, or None for nobody in particular."""
+    """Who is asking: the client's address, past trusted proxies; None: nobody in particular."""
 
     address: IPAddress | None = None
 

@@ -167,7 +167,15 @@ class RouteTable:
         return [
             Candidate(Step(name, there, route, self._cache(name, settings)), allow)
             for name in route.destination.endpoints
+            if not self._is_stranger(name, route, repository)
         ]
+
+    def _is_stranger(self, endpoint: str, route: Route, repository: Repository) -> bool:
+        """Whether the key `*`, which is for every namespace, would ask a remote for another
+        registry's names: it would answer with its own image of that name.
+        """
+        namespace = self.endpoints[endpoint].namespace
+        return route.pattern.is_everything and namespace not in (None, repository.namespace)
 
     def _cache(self, endpoint: str, settings: Sequence[Route]) -> CachePolicy:
         """Each key from the first route that says it, else from the endpoint, else the default."""

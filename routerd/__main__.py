@@ -1,0 +1,5 @@
+"""`python -m routerd`."""
+
+from routerd.cli.main import main
+
+main()

@@ -1,0 +1,106 @@
+"""The `server` part of a policy.
+
+Owns its keys and defaults (config-language.md 1 and 5).
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+
+from routerd.config.context import Context
+from routerd.config.document import KeyPath
+from routerd.config.settings import Address, LogSettings, ServerSettings
+from routerd.oci.errors import RegistryError
+from routerd.oci.reference import DOCKER_HUB, Namespace, parse_namespace
+from routerd.routing.policy import IPNetwork
+
+DEFAULT_LISTEN = "127.0.0.1:5000"
+DEFAULT_ADMIN = "127.0.0.1:5001"
+DEFAULT_DATA = "./routerd-data"
+DEFAULT_HEADER = "X-Forwarded-For"
+DEFAULT_HOPS = 5
+DEFAULT_DRAIN = 25.0  # seconds; below Kubernetes' 30 s before SIGKILL
+
+
+def compile_server(context: Context) -> ServerSettings:
+    """The settings; a value that cannot be used is noted and read as its default."""
+    data = context.path(("server", "data"), DEFAULT_DATA)
+    assert data is not None
+    workers = context.get(("server", "workers"), 1)
+    if workers != 1:
+        context.error(
+            "not-supported",
+            "this version of routerd runs one worker",
+            context.document.value(("server", "workers")),
+        )
+    return ServerSettings(
+        listen=_listen(context),
+        admin=_admin(context),
+        data=data,
+        name=context.get(("server", "name")),
+        default_namespace=default_namespace(context),
+        trusted_proxies=_networks(context, ("server", "trusted_proxies")),
+        forwarded_header=context.get(("server", "forwarded_header"), DEFAULT_HEADER),
+        max_hops=context.get(("server", "max_hops"), DEFAULT_HOPS),
+        drain=context.duration(("server", "drain"), DEFAULT_DRAIN),
+        log=LogSettings(
+            context.get(("server", "log", "format"), "text"),
+            context.get(("server", "log", "level"), "info"),
+        ),
+    )
+
+
+def default_namespace(context: Context) -> Namespace:
+    """What a bare name means."""
+    path = ("server", "default_namespace")
+    text = context.get(path)
+    if text is None:
+        return DOCKER_HUB
+    try:
+        return parse_namespace(text)
+    except RegistryError as error:
+        context.error("bad-value", error.message, context.document.value(path))
+        return DOCKER_HUB
+
+
+def _listen(context: Context) -> tuple[Address, ...]:
+    path: KeyPath = ("server", "listen")
+    written = context.get(path)
+    if written is None:
+        return (Address.parse(DEFAULT_LISTEN),)
+    if not isinstance(written, list):
+        return tuple(filter(None, [_address(context, path, written)]))
+    found = (_address(context, (*path, i), text) for i, text in enumerate(written))
+    return tuple(address for address in found if address is not None)
+
+
+def _admin(context: Context) -> Address | None:
+    path = ("server", "admin")
+    server = context.get(("server",), {})
+    if "admin" not in server:
+        return Address.parse(DEFAULT_ADMIN)
+    written = context.get(path)
+    return None if written is None else _address(context, path, written)
+
+
+def _address(context: Context, path: KeyPath, text: str) -> Address | None:
+    expanded = context.expand(text, path)
+    try:
+        return None if expanded is None else Address.parse(expanded)
+    except ValueError as error:
+        context.error("bad-value", str(error), context.document.value(path))
+        return None
+
+
+def _networks(context: Context, path: KeyPath) -> tuple[IPNetwork, ...]:
+    found = []
+    for position, text in enumerate(context.get(path, [])):
+        try:
+            found.append(ip_network(text))
+        except ValueError as error:
+            context.error(
+                "bad-value",
+                f"'{text}' is not a network such as 10.0.0.0/8: {error}",
+                context.document.value((*path, position)),
+            )
+    return tuple(found)

@@ -1,0 +1,91 @@
+"""The compiled policy as values: server settings, endpoint specs, and the whole.
+
+Owns what `serve` runs with. Does not own how it is read (`document.py`, `compile.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from routerd.oci.reference import Namespace
+from routerd.routing.policy import Action, IPNetwork, Origin
+from routerd.routing.table import RouteTable
+
+_ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^\[\]:\s/]+)):(?P<port>[0-9]{1,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A listening address; port 0 is any free one."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """`HOST:PORT` or `[IPV6]:PORT`. Raises ValueError."""
+        match = _ADDRESS.fullmatch(text)
+        if match is None or int(match["port"]) > 65535:
+            raise ValueError(f"'{text}' is not HOST:PORT")
+        return cls(match["v6"] or match["host"], int(match["port"]))
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """`server.log`."""
+
+    format: Literal["text", "json"]
+    level: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """`server`. `drain` in seconds; `data` is absolute; `name` None: a random one kept in data."""
+
+    listen: tuple[Address, ...]
+    admin: Address | None
+    data: Path
+    name: str | None
+    default_namespace: Namespace
+    trusted_proxies: tuple[IPNetwork, ...]
+    forwarded_header: str
+    max_hops: int
+    drain: float
+    log: LogSettings
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSpec:
+    """One endpoint: its type, and the options its adapter is made with.
+
+    `options` are validated plain values, paths absolute, secrets wrapped in `Secret`.
+    `cache_store` names the storage endpoint that keeps what this one brings; `store_path` is where
+    a storage keeps its own content, None for other types.
+    """
+
+    name: str
+    type: str
+    options: Mapping[str, Any]
+    actions: tuple[Action, ...]
+    cache_store: str | None
+    store_path: Path | None
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A policy file, compiled whole. `fingerprint` is the SHA-256 of the file, in hex."""
+
+    server: ServerSettings
+    endpoints: Mapping[str, EndpointSpec]
+    table: RouteTable
+    path: Path
+    fingerprint: str

@@ -1,0 +1,77 @@
+"""The keys and values of the language that this version does not have yet.
+
+Owns that they are refused as `not-supported` and never ignored. A key leaves this table when the
+schema takes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+_CACHE = frozenset(
+    {
+        "stale_while_revalidate",
+        "stale_if_gone",
+        "negative_ttl",
+        "recheck",
+        "retain",
+        "immutable_tags",
+        "prefetch",
+    }
+)
+
+# By place; `*` stands for any name.
+_KEYS: Mapping[tuple[str, ...], frozenset[str]] = {
+    (): frozenset({"access", "block", "private", "warm", "tests", "include"}),
+    ("server",): frozenset({"public_url", "hosts", "tls", "audit", "limits"}),
+    ("endpoints", "*"): frozenset(
+        {
+            "previous_names",
+            "redirect_hosts",
+            "proxy",
+            "limits",
+            "forward_client_address",
+            "transport_encoding",
+            "offline",
+            "path",
+            "max_size",
+            "min_free",
+        }
+    ),
+    ("endpoints", "*", "tls"): frozenset({"certificate", "key"}),
+    ("endpoints", "*", "cache"): _CACHE,
+    ("endpoints", "*", "auth"): frozenset({"helper"}),
+    ("routes", "*"): frozenset({"redirect_with_login"}),
+    ("routes", "*", "cache"): _CACHE,
+}
+
+_VALUES: Mapping[tuple[str, ...], frozenset[str]] = {
+    ("routes", "*", "on_miss"): frozenset({"redirect", "not_found"}),
+    ("endpoints", "*", "type"): frozenset({"layout"}),
+    ("endpoints", "*", "auth", "type"): frozenset({"docker-config", "helper"}),
+}
+
+# Places where a list or mapping is of the language, but only a single value is built.
+_SEVERAL = frozenset({("endpoints", "*", "url"), ("endpoints", "*", "auth")})
+
+
+def is_unbuilt_key(path: Sequence[str | int]) -> bool:
+    """Whether the key at the end of `path` belongs to the language but is not built."""
+    return str(path[-1]) in _KEYS.get(_place(path[:-1]), frozenset())
+
+
+def is_unbuilt_value(path: Sequence[str | int], value: object) -> bool:
+    """Whether the value at `path` belongs to the language but is not built."""
+    place = _place(path)
+    if place in _SEVERAL and isinstance(value, list):
+        return True
+    if place == ("endpoints", "*", "url") and isinstance(value, dict):
+        return True
+    return isinstance(value, str) and value in _VALUES.get(place, frozenset())
+
+
+def _place(path: Sequence[str | int]) -> tuple[str, ...]:
+    named = tuple(str(part) for part in path)
+    if len(named) > 1 and named[0] in ("endpoints", "routes"):
+        return (named[0], "*", *named[2:])
+    return named

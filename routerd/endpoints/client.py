@@ -1,0 +1,232 @@
+"""Requests to one registry: signed with its login, redirects followed by hand.
+
+Owns what every request upstream has in common (protocol.md 3). Does not own what is asked for
+(`remote.py`).
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from routerd import __version__
+from routerd.endpoints.addresses import Addresses
+from routerd.endpoints.base import EndpointContext, EndpointError, Via
+from routerd.endpoints.challenge import Login, TokenAnswer
+from routerd.endpoints.transport import Transport
+from routerd.oci.errors import Code, printable
+from routerd.routing.policy import Fallback
+from routerd.runtime.blocking import run_blocking
+
+REDIRECTS_LIMIT = 5
+TOKEN_LIMIT = 1024 * 1024  # bytes of a token server's answer
+USER_AGENT = f"routerd/{__version__}"
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+class RegistryClient:
+    """One registry's connections, login and deadlines. Made anywhere, opened on the event loop."""
+
+    def __init__(self, context: EndpointContext, addresses: Addresses | None = None) -> None:
+        options = context.options
+        self.name = context.name
+        self.timeouts: Mapping[str, float] = options["timeouts"]
+        self.base, self.prefix = split_url(options["url"])
+        self._context = context
+        self._tls: Mapping[str, Any] = options["tls"]
+        host = urlsplit(options["url"]).hostname or ""
+        self._addresses = addresses or Addresses(host, options["token_realms"])
+        self.host = host
+        self.login = Login(
+            self.name,
+            self.base,
+            options["auth"],
+            options["token_realms"],
+            self._ask_token,
+            context.tasks,
+        )
+        self._http: httpx.AsyncClient | None = None
+
+    async def open(self) -> None:
+        """Make ready, without a word on the network."""
+        tls = await run_blocking(_tls_context, self._tls)
+        self._http = httpx.AsyncClient(
+            transport=Transport(self._addresses, tls),
+            headers={"User-Agent": USER_AGENT},
+            cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
+            follow_redirects=False,
+            trust_env=False,
+        )
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        if self._http is not None:
+            await self._http.aclose()
+
+    @asynccontextmanager
+    async def request(
+        self, method: str, name: str, path: str, headers: Mapping[str, str], via: Via
+    ) -> AsyncIterator[httpx.Response]:
+        """The answer to `/v2/<name>/<path>`, its body not read yet, whatever its status but 401.
+
+        Logs in where that is asked for, once; follows redirects. Raises EndpointError.
+        """
+        scope = f"repository:{name}:pull"
+        url = f"{self.base}/v2/{name}/{path}"
+        own = {**headers, **await self._origin_headers(via)}
+        authorization = await self.login.authorization(scope)
+        response = await self._follow(method, url, own, authorization)
+        try:
+            if response.status_code == 401:
+                challenge = ", ".join(response.headers.get_list("WWW-Authenticate"))
+                retry = await self.login.challenged(challenge, scope, authorization)
+                if retry is not None:
+                    await response.aclose()
+                    response = await self._follow(method, url, own, retry)
+            yield response
+        finally:
+            await response.aclose()
+
+    async def _origin_headers(self, via: Via) -> dict[str, str]:
+        chain = f"{via.chain}, " if via.chain else ""
+        headers = {"Via": f"{chain}1.1 {self._context.server_name}"}
+        if via.forwarded_for and await self._addresses.endpoint_is_private():
+            headers["X-Forwarded-For"] = ", ".join(via.forwarded_for)
+        return headers
+
+    async def _follow(
+        self, method: str, url: str, headers: Mapping[str, str], authorization: str | None
+    ) -> httpx.Response:
+        for _ in range(REDIRECTS_LIMIT + 1):
+            sent = dict(headers)
+            if authorization is not None:
+                sent["Authorization"] = authorization
+            response = await self._send(method, url, sent)
+            if response.status_code not in _REDIRECTS:
+                return response
+            location = response.headers.get("Location", "")
+            await response.aclose()
+            following = self._redirect(url, location)
+            if origin_of(following) != origin_of(url):
+                # Neither the login nor the client's address is another origin's business.
+                authorization = None
+                headers = {
+                    name: value for name, value in headers.items() if name != "X-Forwarded-For"
+                }
+            url = following
+        raise self.broken(f"redirects more than {REDIRECTS_LIMIT} times")
+
+    async def _send(self, method: str, url: str, headers: Mapping[str, str]) -> httpx.Response:
+        assert self._http is not None, "the endpoint is not open"
+        timeout = httpx.Timeout(None, connect=self.timeouts["connect"], read=self.timeouts["stall"])
+        try:
+            request = self._http.build_request(method, url, headers=headers, timeout=timeout)
+            return await self._http.send(request, stream=True)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise self.unreachable(error) from error
+
+    def _redirect(self, url: str, location: str) -> str:
+        try:
+            # Joined by hand: a library would write a signed URL anew.
+            parts = urlsplit(location)
+            old = urlsplit(url)
+        except ValueError as error:
+            raise self.broken("redirects to something that is no URL") from error
+        if not location:
+            raise self.broken("redirects to nowhere")
+        if not parts.scheme and not parts.netloc:
+            if not location.startswith("/"):
+                raise self.broken("redirects to a relative path")
+            return f"{old.scheme}://{old.netloc}{location}"
+        following = f"{old.scheme}:{location}" if not parts.scheme else location
+        scheme = parts.scheme.lower() or old.scheme
+        if scheme not in ("http", "https"):
+            raise self.broken(f"redirects to '{printable(scheme)}:'")
+        if old.scheme == "https" and scheme == "http":
+            raise self.broken("redirects from https to http")
+        return following
+
+    async def _ask_token(self, url: str, authorization: str | None) -> TokenAnswer:
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
+        if authorization is not None:
+            headers["Authorization"] = authorization
+        response = await self._send("GET", url, headers)
+        try:
+            body = await self.read(response, TOKEN_LIMIT)
+        finally:
+            await response.aclose()
+        return TokenAnswer(response.status_code, body)
+
+    async def read(self, response: httpx.Response, limit: int) -> bytes:
+        """The whole body, decoded. Raises EndpointError for one over `limit` bytes."""
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async for chunk in response.aiter_bytes():
+                size += len(chunk)
+                if size > limit:
+                    raise self.broken(f"sends more than {limit} bytes where fewer belong")
+                parts.append(chunk)
+        except httpx.HTTPError as error:
+            raise self.unreachable(error) from error
+        return b"".join(parts)
+
+    def unreachable(self, error: Exception) -> EndpointError:
+        """No answer, or none to its end: network, DNS, a deadline."""
+        match error:
+            case httpx.ConnectTimeout():
+                what = f"did not accept a connection within {self.timeouts['connect']:g} s"
+            case httpx.ReadTimeout():
+                what = f"sent nothing for {self.timeouts['stall']:g} s"
+            case httpx.ConnectError():
+                what = f"cannot be connected to: {printable(str(error))}"
+            case _:
+                what = f"broke the connection: {printable(str(error))}"
+        return EndpointError(
+            Fallback.UNAVAILABLE,
+            Code.UNAVAILABLE,
+            f"{self.name} ({self.host}) {what}",
+            reached=False,
+        )
+
+    def broken(self, what: str) -> EndpointError:
+        """An answer that makes no sense."""
+        return EndpointError(
+            Fallback.UNAVAILABLE,
+            Code.UNAVAILABLE,
+            f"{self.name} ({self.host}) {what}",
+            status=502,
+        )
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """The URL up to the API, and the prefix of every name (config-language.md 5, `url`).
+
+    `https://host/base/v2/prefix` is (`https://host/base`, `prefix/`).
+    """
+    parts = urlsplit(url)
+    segments = [segment for segment in parts.path.split("/") if segment]
+    at = segments.index("v2") if "v2" in segments else len(segments)
+    base = "/".join([f"{parts.scheme}://{parts.netloc}", *segments[:at]])
+    return base, "".join(f"{segment}/" for segment in segments[at + 1 :])
+
+
+def origin_of(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port (RFC 6454 4)."""
+    parts = urlsplit(url)
+    scheme = parts.scheme.lower()
+    return scheme, (parts.hostname or "").lower(), parts.port or (443 if scheme == "https" else 80)
+
+
+def _tls_context(options: Mapping[str, Any]) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=options["ca"])
+    if options["insecure"]:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

@@ -1,0 +1,141 @@
+"""A policy come to life: its stores opened, its endpoints made, its use cases ready to be called.
+
+Owns what is built from one policy and the order in which it is opened and closed. Does not own
+HTTP (`web/`) or sockets.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+
+import structlog
+
+from routerd.config.compile import Policy
+from routerd.config.settings import EndpointSpec
+from routerd.content.directory import DirectoryStore
+from routerd.content.fetch import FetchTable
+from routerd.content.store import ContentStore
+from routerd.endpoints.base import Endpoint, EndpointContext
+from routerd.endpoints.registry import lookup_type
+from routerd.proxy.cached import CachedEndpoint
+from routerd.proxy.direct import DirectEndpoint
+from routerd.proxy.listing import Listing
+from routerd.proxy.pull import Pull, Reader
+from routerd.proxy.push import Push
+from routerd.runtime.blocking import run_blocking
+from routerd.runtime.tasks import Tasks
+
+log = structlog.get_logger("routerd.service")
+
+NAME_FILE = "name"  # in the data directory: the random identity of a server without `server.name`
+NAME_BYTES = 8
+
+
+class Service:
+    """Everything that answers for one policy. Use as an async context manager.
+
+    Until entered, nothing on disk is touched. Entering raises StoreError where a store cannot be
+    used; it asks no network for anything, so an offline start works.
+    """
+
+    pull: Pull
+    push: Push
+    listing: Listing
+    name: str
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.tasks = Tasks()
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Service:
+        try:
+            await self._open()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._stack.aclose()
+
+    async def _open(self) -> None:
+        policy = self.policy
+        await run_blocking(_make_private_directory, policy.server.data)
+        named = policy.server.name
+        self.name = named or await run_blocking(_kept_name, policy.server.data)
+        stores: dict[str, ContentStore] = {}
+        for spec in policy.endpoints.values():
+            if spec.store_path is not None:
+                stores[spec.name] = await self._open_store(spec.store_path)
+        # Entered after the stores, so left before them: fills end, then what they write to.
+        self._stack.push_async_callback(self.tasks.aclose, 0.0)
+        endpoints: dict[str, Endpoint] = {}
+        readers: dict[str, Reader] = {}
+        fetches = FetchTable(self.tasks)
+        for spec in policy.endpoints.values():
+            own = stores.get(spec.name)
+            cache = stores[spec.cache_store] if spec.cache_store is not None else None
+            endpoint = self._create(spec, own if own is not None else cache)
+            await endpoint.open()
+            self._stack.push_async_callback(endpoint.aclose)
+            endpoints[spec.name] = endpoint
+            if cache is not None:
+                readers[spec.name] = CachedEndpoint(endpoint, cache, fetches, self.tasks)
+            else:
+                readers[spec.name] = DirectEndpoint(endpoint, own)
+        self.pull = Pull(policy.table, readers)
+        self.push = Push(policy.table, endpoints, self.pull)
+        self.listing = Listing(policy.table, readers)
+        await run_blocking(_warn_of_strangers, policy.server.data, policy.endpoints)
+
+    async def _open_store(self, path: Path) -> ContentStore:
+        store = DirectoryStore(path)
+        await store.start()
+        self._stack.push_async_callback(store.aclose)
+        return store
+
+    def _create(self, spec: EndpointSpec, store: ContentStore | None) -> Endpoint:
+        kind = lookup_type(spec.type)
+        assert kind is not None  # the compiler refuses a policy with an unknown type
+        return kind.create(
+            EndpointContext(
+                name=spec.name,
+                options=spec.options,
+                store=store,
+                server_name=self.name,
+                max_hops=self.policy.server.max_hops,
+                tasks=self.tasks,
+            )
+        )
+
+
+def _make_private_directory(path: Path) -> None:
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _kept_name(data: Path) -> str:
+    """The random identity for `Via` (config-language.md 5, `server.name`), made once."""
+    path = data / NAME_FILE
+    if path.exists() and (kept := path.read_text(encoding="ascii").strip()):
+        return kept
+    name = f"routerd-{secrets.token_hex(NAME_BYTES)}"
+    path.write_text(name + "\n", encoding="ascii")
+    return name
+
+
+def _warn_of_strangers(data: Path, endpoints: Mapping[str, EndpointSpec]) -> None:
+    """config-language.md 3: a store on disk that the policy no longer names is warned about."""
+    known = {spec.store_path for spec in endpoints.values()}
+    for path in sorted(data.iterdir()):
+        if path.is_dir() and path not in known:
+            log.warning("no storage endpoint of the policy uses this directory", path=str(path))

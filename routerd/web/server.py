@@ -1,0 +1,164 @@
+"""Serving: the listening sockets, the signals, the drain. One process is supervisor and worker.
+
+Owns Hypercorn and its settings. The supervisor binds and hands sockets over as file descriptors,
+the worker serves them; with `workers: 1` both are this process, on the same path. Does not own the
+application (`app.py`) or what it needs (`proxy/service.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Sequence
+
+import structlog
+import uvloop
+from hypercorn.asyncio import serve as hypercorn_serve
+from hypercorn.config import Config
+from quart import Quart
+
+from routerd.config.compile import Policy
+from routerd.config.settings import Address
+from routerd.proxy.service import Service
+from routerd.runtime.tasks import Tasks
+from routerd.web.app import create_admin_app, create_app
+from routerd.web.health import Health, State
+
+log = structlog.get_logger("routerd.server")
+
+BACKLOG = 2048  # connections; a cluster that starts pulling arrives all at once
+KEEP_ALIVE_SECONDS = 120  # above Go's 90 s idle pools, so that never we close while they send
+KEEP_ALIVE_REQUESTS = 1_000_000  # a connection; Hypercorn's 1,000 only costs clients reconnects
+HEADER_LIMIT = 64 * 1024  # bytes of request line and headers; registry tokens are long
+TERMINATION_SECONDS = 2.0  # beyond `drain`, for Hypercorn to give its connections up
+
+
+class ListenError(Exception):
+    """A listening socket cannot be had. The message is for the operator."""
+
+
+def bind(address: Address) -> socket.socket:
+    """A bound, not yet listening TCP socket. Raises ListenError."""
+    try:
+        found = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, kind, protocol, _, where = found[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind(where)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise ListenError(f"cannot listen on {address}: {error.strerror or error}") from error
+    return listener
+
+
+def serve(policy: Policy) -> None:
+    """Bind, serve until SIGTERM or SIGINT, drain, return. Raises ListenError, StoreError."""
+    registry = [bind(address) for address in policy.server.listen]
+    admin = [bind(policy.server.admin)] if policy.server.admin is not None else []
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(Supervisor(policy, registry, admin).run())
+
+
+class Supervisor:
+    """Owns the sockets and the signals of a running routerd; runs its one worker."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        registry: Sequence[socket.socket],
+        admin: Sequence[socket.socket],
+    ) -> None:
+        self._policy = policy
+        self._registry = registry
+        self._admin = admin
+        self._health = Health()
+        self._stop = asyncio.Event()
+        self._ended = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until told to stop. A second signal ends at once what still runs."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        tasks = Tasks()
+        try:
+            async with Service(self._policy) as service:
+                await self._serve(service, tasks)
+        finally:
+            await tasks.aclose(grace=0)
+
+    async def _serve(self, service: Service, tasks: Tasks) -> None:
+        admin = tasks.spawn(
+            "admin listener",
+            listen(create_admin_app(self._health), self._admin, self._ended, 0),
+        )
+        drain = self._policy.server.drain
+        worker = tasks.spawn(
+            "registry listener",
+            listen(create_app(service, self._health), self._registry, self._stop, drain),
+        )
+        stopping = tasks.spawn("stop signal", self._stop.wait())
+        self._health.state = State.READY
+        log.info(
+            "serving",
+            listen=[_name(s) for s in self._registry],
+            admin=[_name(s) for s in self._admin],
+            policy=str(self._policy.path),
+            fingerprint=self._policy.fingerprint[:12],
+        )
+        await asyncio.wait({worker, admin, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        self._health.state = State.DRAINING
+        failed = not stopping.done()
+        self._stop.set()
+        log.info("draining", seconds=drain)
+        ended = tasks.spawn("second signal", self._ended.wait())
+        # Hypercorn keeps `graceful_timeout` on Python 3.11 only, so the deadline is ours.
+        await asyncio.wait(
+            {worker, ended},
+            timeout=drain + TERMINATION_SECONDS,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        self._ended.set()
+        worker.cancel()
+        await asyncio.wait({worker, admin}, timeout=TERMINATION_SECONDS)
+        log.info("stopped")
+        if failed:
+            raise ListenError("a listener ended although nobody stopped it; see the log")
+
+    def _on_signal(self) -> None:
+        (self._ended if self._stop.is_set() else self._stop).set()
+
+
+async def listen(
+    app: Quart, sockets: Sequence[socket.socket], stop: asyncio.Event, drain: float
+) -> None:
+    if not sockets:
+        await stop.wait()
+        return
+    config = Config()
+    config.bind = [f"fd://{os.dup(listener.fileno())}" for listener in sockets]
+    config.backlog = BACKLOG
+    config.graceful_timeout = drain
+    config.keep_alive_timeout = KEEP_ALIVE_SECONDS
+    config.keep_alive_max_requests = KEEP_ALIVE_REQUESTS
+    config.h11_max_incomplete_size = HEADER_LIMIT
+    config.include_server_header = False
+    # An aborted HTTP/2 body is neither ended nor reset: its client hangs (stack.md).
+    config.alpn_protocols = ["http/1.1"]
+    config.errorlog = logging.getLogger("hypercorn.error")
+    await hypercorn_serve(app, config, shutdown_trigger=stop.wait)
+
+
+def _name(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return str(Address(host, port))

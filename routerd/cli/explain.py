@@ -65,8 +65,8 @@ def lines(policy: Policy, explanation: Explanation) -> Iterator[str]:
     for position, step in enumerate(decision.steps):
         yield _row("served by" if position == 0 else "then", _served_by(policy, step, reference))
     for step in explanation.steps:
-        origin = str(step.route.origin)
-        yield _row("endpoints", f"{step.endpoint:<12} {origin}  {step.route.pattern}")
+        place = f"{step.route.origin}  {step.route.pattern}"
+        yield _row("endpoints", f"{step.endpoint:<12} {place}")
     for action, setting in explanation.allow.items():
         if action is Action.PULL:
             who = ", ".join(principal.text for principal in setting.value) or "nobody"

@@ -26,7 +26,7 @@ from routerd.routing.table import RouteTable
 PAIRS_LIMIT = 200_000  # pairs of routes that are compared; what is left is said in a note
 
 
-def run(context: Context, specs: Mapping[str, EndpointSpec], table: RouteTable) -> None:
+def run_checks(context: Context, specs: Mapping[str, EndpointSpec], table: RouteTable) -> None:
     """Note everything doubtful."""
     for name, spec in specs.items():
         _check_endpoint(context, name, spec)

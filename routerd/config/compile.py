@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from routerd.config import checks, shorthand
+from routerd.config.checks import run_checks
 from routerd.config.context import Context
 from routerd.config.diagnostics import Diagnostic, Severity, in_order
 from routerd.config.document import Document, load
@@ -20,6 +20,7 @@ from routerd.config.route import compile_routes
 from routerd.config.schema import TypeLookup, check
 from routerd.config.server import compile_server
 from routerd.config.settings import Policy
+from routerd.config.shorthand import expand
 from routerd.routing.table import RouteTable
 
 __all__ = ["Compilation", "Policy", "load_policy"]
@@ -57,13 +58,13 @@ def load_policy(
 def _compile(
     document: Document, path: Path, environment: Mapping[str, str] | None, types: TypeLookup
 ) -> Policy:
-    shorthand.expand(document)
+    expand(document)
     bad = check(document, types)
     context = Context(document, bad, environment, path.absolute().parent)
     server = compile_server(context)
     endpoints, rules = compile_endpoints(context, server, types)
     routes = compile_routes(context, server, endpoints, rules)
     table = RouteTable(routes, rules)
-    checks.run(context, endpoints, table)
+    run_checks(context, endpoints, table)
     fingerprint = hashlib.sha256(document.data).hexdigest()
     return Policy(server, endpoints, table, path, fingerprint)

@@ -97,8 +97,8 @@ def _check_foreign(
         return {path}
     own = {key: value for key, value in options.items() if key not in _COMMON}
     bad: set[KeyPath] = set()
-    for error in Draft7Validator(dict(info.options_schema)).iter_errors(own):
-        for leaf in _leaves(error):
+    for problem in Draft7Validator(dict(info.options_schema)).iter_errors(own):
+        for leaf in _leaves(problem):
             bad |= set(_note(document, leaf, path))
     return bad
 
@@ -116,6 +116,10 @@ def _schema_of(error: ValidationError) -> Mapping[str, Any]:
     return error.schema if isinstance(error.schema, Mapping) else {}
 
 
+def _mapping_of(error: ValidationError) -> Mapping[str, Any]:
+    return error.instance if isinstance(error.instance, Mapping) else {}
+
+
 def _words_of(error: ValidationError) -> list[Any]:
     words = error.validator_value
     return list(words) if isinstance(words, list) else []
@@ -126,13 +130,13 @@ def _note(document: Document, error: ValidationError, base: KeyPath) -> Iterator
     match error.validator:
         case "additionalProperties":
             known = list(_schema_of(error).get("properties", {}))
-            for key in error.instance:
+            for key in _mapping_of(error):
                 if key in known or (not path and key.startswith("x-")):
                     continue
                 _note_key(document, (*path, key), known)
                 yield (*path, key)
         case "required":
-            missing = [key for key in _words_of(error) if key not in error.instance]
+            missing = [key for key in _words_of(error) if key not in _mapping_of(error)]
             for key in missing:
                 where = _spoken(path) or "the policy"
                 document.error("bad-value", f"{where} needs '{key}'", document.key(path))

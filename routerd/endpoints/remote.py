@@ -106,7 +106,7 @@ class RemoteEndpoint:
             yield self._stream(response, start)
 
     async def tags(self, repository: Repository, via: Via, last: str, n: int) -> TagPage:
-        """One page of upstream's list, sorted; what is no tag nobody could ask for, so it is left out."""
+        """One page of upstream's list, sorted. What is no tag is left out: nobody could ask."""
         query = {"n": str(n), **({"last": last} if last else {})}
         path = f"tags/list?{urlencode(query)}"
         headers = {"Accept": "application/json", "Accept-Encoding": "gzip"}

@@ -28,7 +28,7 @@ _SEVERITY = {Fallback.NOT_FOUND: 0, Fallback.DENIED: 1, Fallback.UNAVAILABLE: 2}
 
 
 class Reader(Protocol):
-    """One endpoint as pulls see it. Every method raises EndpointError; 507 when the disk is full."""
+    """One endpoint as pulls see it. Methods raise EndpointError; 507 when the disk is full."""
 
     @property
     def store(self) -> ContentStore | None:

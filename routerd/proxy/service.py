@@ -72,7 +72,9 @@ class Service:
         policy = self.policy
         await run_blocking(_make_private_directory, policy.server.data)
         named = policy.server.name
-        self.name = named or await run_blocking(_kept_name, policy.server.data)
+        if named is None:
+            named = await run_blocking(_kept_name, policy.server.data)
+        self.name = named
         stores: dict[str, ContentStore] = {}
         for spec in policy.endpoints.values():
             if spec.store_path is not None:

@@ -36,6 +36,7 @@ class BoundedBody:
         self._readable = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
+        self._read_out = asyncio.Event()
 
     async def put(self, data: bytes, more: bool) -> None:
         """Take what came in; waits while the queue is full. `more` is False with the last bytes."""
@@ -48,11 +49,17 @@ class BoundedBody:
             self._ended = True
         self._readable.set()
 
-    def disconnect(self) -> None:
-        """The client is gone."""
-        self._lost = not self._ended
-        self._ended = True
+    async def disconnect(self) -> None:
+        """The client is gone. What came before is still for the handler, if it reads it soon."""
+        if self._ended:
+            return
+        self._lost = self._ended = True
         self._readable.set()
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await self._read_out.wait()
+        except TimeoutError:
+            return  # nobody reads it
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while True:
@@ -66,6 +73,7 @@ class BoundedBody:
             else:
                 self._readable.clear()
                 await self._readable.wait()
+        self._read_out.set()
         if self._lost:
             raise ClientDisconnected("the client closed the connection within its request body")
 

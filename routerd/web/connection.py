@@ -58,7 +58,7 @@ class RegistryConnection(ASGIHTTPConnection):
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         started = time.perf_counter()
         record = RequestRecord()
-        self.scope.setdefault("state", {})["record"] = record
+        self.scope["state"]["record"] = record
 
         async def counted(message: ASGISendEvent) -> None:
             if message["type"] == "http.response.start":
@@ -92,7 +92,7 @@ class RegistryConnection(ASGIHTTPConnection):
             if message["type"] == "http.request":
                 await body.put(message.get("body", b""), message.get("more_body", False))
             elif message["type"] == "http.disconnect":
-                body.disconnect()
+                await body.disconnect()
                 return
 
     def _log(self, record: RequestRecord, seconds: float) -> None:

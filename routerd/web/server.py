@@ -41,7 +41,7 @@ class ListenError(Exception):
 
 
 def bind(address: Address) -> socket.socket:
-    """A bound, not yet listening TCP socket. Raises ListenError."""
+    """A listening TCP socket. Raises ListenError."""
     try:
         found = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -53,6 +53,8 @@ def bind(address: Address) -> socket.socket:
             if family == socket.AF_INET6:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             listener.bind(where)
+            # From here on connections wait for the worker instead of being refused.
+            listener.listen(BACKLOG)
         except OSError:
             listener.close()
             raise

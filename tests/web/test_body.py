@@ -42,17 +42,19 @@ async def test_an_empty_body_ends_at_once() -> None:
 async def test_a_client_that_leaves_is_an_error_after_the_bytes_that_came() -> None:
     body = BoundedBody()
     await body.put(b"half", True)
-    body.disconnect()
+    leaving = asyncio.ensure_future(body.disconnect())
     reader = aiter(body)
     assert await anext(reader) == b"half"
+    assert not leaving.done()  # whoever reads gets to the end of what came
     with pytest.raises(ClientDisconnected):
         await anext(reader)
+    await leaving
 
 
 async def test_a_disconnect_after_the_last_byte_is_none() -> None:
     body = BoundedBody()
     await body.put(b"whole", False)
-    body.disconnect()
+    await body.disconnect()
     assert await body.read(10) == b"whole"
 
 

@@ -48,9 +48,7 @@ def manifest_of(*blobs: bytes, **extra: object) -> bytes:
 
 
 async def push_blob(wire: Wire, name: str, data: bytes) -> Reply:
-    return await wire.send(
-        "POST", f"/v2/{name}/blobs/uploads/?digest={digest_of(data)}", body=data
-    )
+    return await wire.send("POST", f"/v2/{name}/blobs/uploads/?digest={digest_of(data)}", body=data)
 
 
 async def push_manifest(wire: Wire, name: str, reference: str, body: bytes) -> Reply:

@@ -156,13 +156,21 @@ class Pattern:
 
     def contains(self, other: Pattern) -> bool:
         """Whether every reference that `other` matches is matched by this too."""
-        if self.tag is not None and other.tag is None:
-            return False  # other takes digests
+        if self.tag is not None and self.tag != other.tag:
+            if other.tag is None:
+                return False  # other takes digests
+            if not globs.contains((self.tag,), (other.tag,)):
+                return False
+        if self.is_everything or self.segments == other.segments and (
+            self.namespace == other.namespace
+        ):
+            return True
+        if not self.specificity.repository_is_wild and other.specificity.repository_is_wild:
+            return False
         return (
-            globs.contains((self.namespace,), (other.namespace,))
-            and globs.contains(self.segments, other.segments)
-            and (self.tag is None or other.tag is None or globs.contains((self.tag,), (other.tag,)))
-        )
+            self.namespace == other.namespace
+            or globs.contains((self.namespace,), (other.namespace,))
+        ) and globs.contains(self.segments, other.segments)
 
     def intersection(self, other: Pattern) -> str | None:
         """A name, with a tag if either has one, that both match; None where there is none."""
@@ -197,7 +205,10 @@ def _match_segments(name: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
 
 
 def _match_equal(name: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
-    return name == pattern or bool(fnmatchcase2("/".join(name), "/".join(pattern)))
+    return name == pattern or all(
+        one == glob or (not globs.is_literal(glob) and fnmatchcase2(one, glob))
+        for one, glob in zip(name, pattern, strict=True)
+    )
 
 
 def _parse_namespace(text: str) -> str:

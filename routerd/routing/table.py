@@ -128,7 +128,9 @@ class RouteTable:
 
     def _make_plan(self, repository: Repository, tag: Tag | None) -> Plan:
         of_repository = self.routes_of(repository)
-        routes = in_order([r for r in of_repository if r.pattern.matches_tag(tag)])
+        routes = tuple(r for r in of_repository if r.pattern.matches_tag(tag))
+        if len(routes) < len(of_repository):
+            routes = in_order(routes)
         winner = next((r for r in routes if r.destination is not None), None)
         candidates: list[Candidate] = []
         if winner is not None:
@@ -298,27 +300,21 @@ def in_order(routes: Sequence[Route]) -> tuple[Route, ...]:
     first by the list of config-language.md 2; then again.
     """
     left = sorted(routes, key=lambda route: route.pattern.specificity)
-    if len(left) < 2:
-        return tuple(left)
-    # How many of those left each one properly contains; it is next when that is none.
-    inner: dict[int, set[int]] = {
-        i: {
-            j
-            for j, other in enumerate(left)
-            if j != i
-            and route.pattern.contains(other.pattern)
-            and not other.pattern.contains(route.pattern)
-        }
-        for i, route in enumerate(left)
-    }
     order: list[Route] = []
-    while inner:
-        following = next(i for i, contained in inner.items() if not contained)
-        del inner[following]
-        for contained in inner.values():
-            contained.discard(following)
-        order.append(left[following])
+    while left:
+        following = next(route for route in left if not _contains_another(route, left))
+        left.remove(following)
+        order.append(following)
     return tuple(order)
+
+
+def _contains_another(route: Route, left: Sequence[Route]) -> bool:
+    """Whether the route properly contains one of those left. Two that are equal contain neither."""
+    return any(
+        route.pattern.contains(other.pattern) and not other.pattern.contains(route.pattern)
+        for other in left
+        if other is not route
+    )
 
 
 def _until_the_last_word(routes: Sequence[Route]) -> tuple[Route, ...]:

@@ -125,7 +125,7 @@ class DirectoryStore:
         digest = manifest.descriptor.digest
         ingest = await self.ingest()
         try:
-            await run_blocking(ingest.write, manifest.body)
+            await run_blocking(ingest.write, [manifest.body])
             await ingest.keep(digest)
         except BaseException:
             await ingest.abort()

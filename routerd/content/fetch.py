@@ -15,17 +15,21 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from routerd.content.links import Scope
+from routerd.content.spool import Spool
 from routerd.content.store import ContentStore, Ingest
 from routerd.oci.errors import Code, RegistryError
 from routerd.oci.reference import Digest
-from routerd.runtime.blocking import run_blocking, start_blocking
+from routerd.runtime.blocking import run_blocking
 from routerd.runtime.tasks import Tasks
 
 log = logging.getLogger("routerd.fetch")
 
-BATCH = 1024 * 1024  # bytes that wait, at most, while earlier ones are hashed and written
 FILLS_LIMIT = 64  # downloads that run at once; the others wait their turn
 RESUMES_LIMIT = 3  # times in a row that a broken download is resumed without any progress
+# Readers are told of so many new bytes at once, or of fewer after so long: each wake-up of each of
+# them has a fixed cost (docs/design/architecture.md, "One download, many readers").
+BATCH = 256 * 1024  # bytes
+BATCH_SECONDS = 0.002
 HELD_BACK = 1  # bytes; what a reader lacks until the digest is right makes its blob incomplete
 
 
@@ -66,16 +70,23 @@ class Fetch:
     def __init__(self, store: ContentStore, digest: Digest, open_source: OpenSource) -> None:
         self.digest = digest
         self.size: int | None = None
-        self.position = 0  # bytes on disk
         self.scopes: set[Scope] = set()  # who gets a link when it is complete
         self._store = store
         self._open_source = open_source
         self._ingest: Ingest | None = None
+        self._spool: Spool | None = None
         self._verified = False
         self._error: RegistryError | None = None
+        self._published = 0  # bytes that readers were told of
+        self._publishing: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
         self._readers = 0  # who joined and did not leave yet
         self._ended = False
+
+    @property
+    def position(self) -> int:
+        """Bytes received so far."""
+        return 0 if self._spool is None else self._spool.received
 
     def enter(self, scope: Scope) -> None:
         """One more reads it; when it is complete, `scope` sees it."""
@@ -84,7 +95,7 @@ class Fetch:
 
     async def started(self) -> None:
         """Wait for the first bytes. Raises what the download failed with before them."""
-        while self.position == 0 and not self._verified:
+        while self._published == 0 and not self._verified:
             if self._error is not None:
                 raise self._error
             await self._changed.wait()
@@ -95,11 +106,11 @@ class Fetch:
         The last bytes come once the digest is right. Raises what the download failed with.
         """
         while True:
-            ready = self.position if self._verified else self.position - HELD_BACK
+            ready = self._published - (0 if self._verified else HELD_BACK)
             end = ready if stop is None else min(ready, stop)
             if start < end:
-                assert self._ingest is not None  # it holds the bytes at `position`
-                async for chunk in self._ingest.read(start, end):
+                assert self._spool is not None  # it holds the bytes up to `position`
+                async for chunk in self._spool.read(start, end):
                     start += len(chunk)
                     yield chunk
             elif self._verified or (stop is not None and start >= stop):
@@ -118,7 +129,9 @@ class Fetch:
         """Download, verify, keep. The outcome is on the Fetch, for every reader alike."""
         try:
             self._ingest = await self._store.ingest()
-            await self._download(self._ingest)
+            self._spool = Spool(self._ingest)
+            await self._download(self._spool)
+            await self._spool.flush()
             await self._verify(self._ingest)
             self._verified = True
             self._announce()
@@ -134,71 +147,67 @@ class Fetch:
             raise
         finally:
             self._ended = True
+            if self._spool is not None:
+                await self._spool.settle()
             if self._ingest is not None:
                 await self._ingest.abort()
             self._close_if_unused()
 
-    async def _download(self, ingest: Ingest) -> None:
+    async def _download(self, spool: Spool) -> None:
         failures = 0
         while True:
-            before = self.position
+            before = spool.received
             try:
                 async with self._open_source(before) as source:
-                    await self._receive(source, ingest)
+                    await self._receive(source, spool)
                 return
             except WrongContent:
                 raise
             except RegistryError as error:
-                failures = 1 if self.position > before else failures + 1
-                if self.position == 0 or failures > RESUMES_LIMIT:
+                failures = 1 if spool.received > before else failures + 1
+                if spool.received == 0 or failures > RESUMES_LIMIT:
                     raise
-                log.warning("resuming %s at byte %s: %s", self.digest, self.position, error.message)
+                log.warning(
+                    "resuming %s at byte %s: %s", self.digest, spool.received, error.message
+                )
 
-    async def _receive(self, source: Source, ingest: Ingest) -> None:
-        """Write what comes, the next bytes being read while the last are hashed and written."""
+    async def _receive(self, source: Source, spool: Spool) -> None:
+        """Pass on what comes, whole or not. Raises what the source raises, and WrongContent."""
         if self.size is None:
             self.size = source.size
         elif source.size not in (None, self.size):
             raise WrongContent(f"upstream says {source.size} bytes where it said {self.size}")
-        skip = self.position - source.start  # of an upstream that does not resume
+        skip = spool.received - source.start  # of an upstream that does not resume
         if skip < 0:
-            raise WrongContent(f"upstream starts at {source.start}, not at {self.position}")
-        waiting = bytearray()
-        writing: asyncio.Future[None] | None = None
-        try:
-            async for chunk in source.chunks():
-                if skip > 0:
-                    chunk, skip = chunk[skip:], max(0, skip - len(chunk))
-                waiting += chunk
-                if self.size is not None and ingest.offset + len(waiting) > self.size + BATCH:
-                    raise WrongContent(f"upstream sends more than the {self.size} bytes it said")
-                if writing is not None and (writing.done() or len(waiting) >= BATCH):
-                    await writing
-                    writing = None
-                if writing is None and waiting:
-                    writing, waiting = self._write(ingest, waiting), bytearray()
-        finally:
-            if writing is not None:
-                await writing
-            if waiting:
-                await self._write(ingest, waiting)
-        if self.size is not None and self.position != self.size:
-            raise WrongContent(f"upstream sent {self.position} bytes where it said {self.size}")
-
-    def _write(self, ingest: Ingest, data: bytearray) -> asyncio.Future[None]:
-        writing = start_blocking(ingest.write, bytes(data))
-        writing.add_done_callback(lambda done: self._advance(ingest))
-        return writing
-
-    def _advance(self, ingest: Ingest) -> None:
-        self.position = ingest.offset
-        self._announce()
+            raise WrongContent(f"upstream starts at {source.start}, not at {spool.received}")
+        async for chunk in source.chunks():
+            if skip > 0:
+                chunk, skip = chunk[skip:], max(0, skip - len(chunk))
+            if self.size is not None and spool.received + len(chunk) > self.size:
+                raise WrongContent(f"upstream sends more than the {self.size} bytes it said")
+            if chunk:
+                await spool.add(chunk)
+                self._received_more()
+        if self.size is not None and spool.received != self.size:
+            raise WrongContent(f"upstream sent {spool.received} bytes where it said {self.size}")
 
     async def _verify(self, ingest: Ingest) -> None:
         if not await run_blocking(ingest.matches, self.digest):
             raise WrongContent(f"upstream sent content that is not {self.digest}")
 
+    def _received_more(self) -> None:
+        """Publish a batch when it is large enough, or soon."""
+        if self._publishing is None and self.position - self._published < BATCH:
+            delay = 0.0 if self._published == 0 else BATCH_SECONDS
+            self._publishing = asyncio.get_running_loop().call_later(delay, self._announce)
+        elif self.position - self._published >= BATCH:
+            self._announce()
+
     def _announce(self) -> None:
+        if self._publishing is not None:
+            self._publishing.cancel()
+            self._publishing = None
+        self._published = self.position
         self._changed.set()
         self._changed = asyncio.Event()
 

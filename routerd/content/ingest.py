@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 
 from routerd.content.index import Index
@@ -41,18 +41,19 @@ class FileIngest:
         self.offset = 0
         self._catch_up()
 
-    def write(self, data: bytes) -> None:
+    def write(self, chunks: Sequence[bytes]) -> None:
         """Append and hash; blocks, so it is called on a thread. Raises StoreFull."""
         try:
-            write_all(self._file.fileno(), data)
+            write_all(self._file.fileno(), chunks)
         except OSError as error:
             # What was written of it goes, so that the file and the hash stay one.
             os.ftruncate(self._file.fileno(), self.offset)
             if error.errno in FULL:
                 raise StoreFull from error
             raise
-        self._hasher.update(data)
-        self.offset += len(data)
+        for chunk in chunks:
+            self._hasher.update(chunk)
+        self.offset += sum(len(chunk) for chunk in chunks)
 
     def read(self, start: int, stop: int) -> AsyncIterator[bytes]:
         """Bytes that were written, also after commit; until `close`."""

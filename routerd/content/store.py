@@ -6,7 +6,7 @@ Owns the contract that no caller looks behind: nobody else knows a path. Does no
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Protocol
 
 from routerd.content.index import Index
@@ -65,7 +65,7 @@ class Ingest(Protocol):
         """Bytes written so far."""
         ...
 
-    def write(self, data: bytes) -> None:
+    def write(self, chunks: Sequence[bytes]) -> None:
         """Append and hash; blocks, so it is called on a thread. Raises StoreFull."""
         ...
 

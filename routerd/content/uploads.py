@@ -49,7 +49,7 @@ class FileUpload:
             before = self.offset
             try:
                 async for chunk in chunks:
-                    await finish_blocking(self._ingest.write, chunk)
+                    await finish_blocking(self._ingest.write, [chunk])
             finally:
                 if self.offset != before:
                     await self._index.upload_progress(self.id, self.offset)

@@ -92,7 +92,7 @@ class _Body(httpx.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
-            async for chunk in self._answer.content.iter_any():
+            async for chunk, _ in self._answer.content.iter_chunks():
                 yield chunk
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise translated(error, self._request) from error

@@ -161,8 +161,8 @@ class Pattern:
                 return False  # other takes digests
             if not globs.contains((self.tag,), (other.tag,)):
                 return False
-        if self.is_everything or self.segments == other.segments and (
-            self.namespace == other.namespace
+        if self.is_everything or (
+            self.segments == other.segments and (self.namespace == other.namespace)
         ):
             return True
         if not self.specificity.repository_is_wild and other.specificity.repository_is_wild:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from routerd.runtime.blocking import run_blocking
@@ -16,14 +16,19 @@ from routerd.runtime.blocking import run_blocking
 # The file system, or this user's share of it, is full.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
+_VECTORS = 512  # of one writev; Linux takes 1,024
 _buffer = bytearray()  # shared: filled and copied from without an await in between
 
 
-def write_all(fd: int, data: bytes) -> None:
-    """Append `data`; raises OSError, after which some of it may be there."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+def write_all(fd: int, chunks: Sequence[bytes]) -> None:
+    """Append the chunks; raises OSError, after which some of them may be there."""
+    views = [memoryview(chunk) for chunk in chunks if chunk]
+    while views:
+        written = os.writev(fd, views[:_VECTORS])
+        while views and written >= len(views[0]):
+            written -= len(views.pop(0))
+        if written:
+            views[0] = views[0][written:]
 
 
 def sync_directory(path: Path) -> None:

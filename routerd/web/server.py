@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Sequence
 
 import structlog
@@ -33,6 +34,9 @@ BACKLOG = 2048  # connections; a cluster that starts pulling arrives all at once
 KEEP_ALIVE_SECONDS = 120  # above Go's 90 s idle pools, so that never we close while they send
 KEEP_ALIVE_REQUESTS = 1_000_000  # a connection; Hypercorn's 1,000 only costs clients reconnects
 HEADER_LIMIT = 64 * 1024  # bytes of request line and headers; registry tokens are long
+# How long a thread that hashes and writes waits for the interpreter when the event loop is busy. Of
+# Python's 5 ms, a download of many small steps waits more than it works (docs/performance.md).
+SWITCH_SECONDS = 0.0005
 TERMINATION_SECONDS = 2.0  # beyond `drain`, for Hypercorn to give its connections up
 
 
@@ -67,6 +71,7 @@ def serve(policy: Policy) -> None:
     """Bind, serve until SIGTERM or SIGINT, drain, return. Raises ListenError, StoreError."""
     registry = [bind(address) for address in policy.server.listen]
     admin = [bind(policy.server.admin)] if policy.server.admin is not None else []
+    sys.setswitchinterval(SWITCH_SECONDS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(Supervisor(policy, registry, admin).run())
 

@@ -1,0 +1,100 @@
+"""A growing file and its newest bytes: what a download writes and its readers follow.
+
+Owns that receiving, hashing with writing, and reading go on at the same time, and how much of it
+may wait in memory. Does not own the download or its outcome (`fetch.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+
+from routerd.content.store import Ingest
+from routerd.runtime.blocking import start_blocking
+
+# Bytes that wait, at most, while earlier ones are hashed and written: two hops' worth.
+BACKLOG = 2 * 1024 * 1024
+# Newest bytes kept for the readers that follow closely, who then cost no read; above BACKLOG, so
+# that what is not in the file yet is here.
+RECENT = 4 * 1024 * 1024
+TOGETHER = 512 * 1024  # bytes that a close reader takes at once; each time has a fixed cost
+
+
+class Spool:
+    """Bytes on their way into an ingest. One writer, any number of readers."""
+
+    def __init__(self, ingest: Ingest) -> None:
+        self.received = 0  # bytes; all of them can be read
+        self._ingest = ingest
+        self._recent: deque[tuple[int, bytes]] = deque()  # (offset, bytes), the newest last
+        self._recent_size = 0
+        self._waiting: list[bytes] = []
+        self._waiting_size = 0
+        self._writing: asyncio.Future[None] | None = None
+
+    async def add(self, chunk: bytes) -> None:
+        """Take the next bytes; waits while too many wait for the disk. Raises StoreFull."""
+        self._remember(chunk)
+        self._waiting.append(chunk)
+        self._waiting_size += len(chunk)
+        if self._writing is not None and (self._writing.done() or self._waiting_size >= BACKLOG):
+            await self._write_done()
+        if self._writing is None:
+            self._write()
+
+    async def flush(self) -> None:
+        """Everything received is in the file. Raises StoreFull."""
+        await self._write_done()
+        if self._waiting:
+            self._write()
+            await self._write_done()
+
+    async def settle(self) -> None:
+        """Nothing is being written any more, whatever came of it: the file may be closed."""
+        if self._writing is not None:
+            await asyncio.wait({self._writing})
+            if not self._writing.cancelled():
+                self._writing.exception()  # the download's own failure is the one that counts
+
+    async def read(self, start: int, stop: int) -> AsyncIterator[bytes]:
+        """The bytes of [start, stop), all of them received."""
+        while start < stop:
+            part = self._from_memory(start, min(stop, start + TOGETHER))
+            if part:
+                start += len(part)
+                yield part
+                continue
+            # Read only up to what is in memory: by then the reader may have caught up.
+            end = min(stop, self._recent[0][0] if self._recent else self._ingest.offset)
+            async for part in self._ingest.read(start, end):
+                start += len(part)
+                yield part
+
+    def _remember(self, chunk: bytes) -> None:
+        self._recent.append((self.received, chunk))
+        self.received += len(chunk)
+        self._recent_size += len(chunk)
+        while self._recent_size - len(self._recent[0][1]) >= RECENT:
+            self._recent_size -= len(self._recent.popleft()[1])
+
+    def _from_memory(self, start: int, stop: int) -> bytes:
+        """The bytes of [start, stop) if the newest bytes have `start`; else nothing."""
+        parts: list[bytes] = []
+        for offset, chunk in reversed(self._recent):
+            if offset < stop:
+                parts.append(chunk[max(0, start - offset) : stop - offset])
+            if offset <= start:
+                return parts[0] if len(parts) == 1 else b"".join(reversed(parts))
+        return b""
+
+    def _write(self) -> None:
+        # One hop to a thread for writing and hashing all that waits.
+        self._writing = start_blocking(self._ingest.write, self._waiting)
+        self._waiting = []
+        self._waiting_size = 0
+
+    async def _write_done(self) -> None:
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            await writing

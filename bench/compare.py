@@ -154,6 +154,7 @@ def back_memory(directory: Path) -> None:
         for _ in range(3 * BLOB_BYTES // len(SCRATCH)):
             file.write(SCRATCH)
     scratch.unlink()
+    os.sync()  # what the other side wrote is not to be flushed meanwhile
 
 
 class Comparison:

@@ -65,7 +65,7 @@ def check(document: Document, types: TypeLookup) -> set[KeyPath]:
     bad: set[KeyPath] = set()
     for error in _validator().iter_errors(document.values):
         for leaf in _leaves(error):
-            bad |= set(_note(document, leaf, ()))
+            bad |= {_usable_whole(path) for path in _note(document, leaf, ())}
     endpoints = document.values.get("endpoints")
     if isinstance(endpoints, dict):
         for name, options in endpoints.items():
@@ -99,8 +99,14 @@ def _check_foreign(
     bad: set[KeyPath] = set()
     for problem in Draft7Validator(dict(info.options_schema)).iter_errors(own):
         for leaf in _leaves(problem):
-            bad |= set(_note(document, leaf, path))
+            bad |= {_usable_whole(place) for place in _note(document, leaf, path)}
     return bad
+
+
+def _usable_whole(path: KeyPath) -> KeyPath:
+    """A list with a bad item is not used at all."""
+    items = (position for position, part in enumerate(path) if isinstance(part, int))
+    return path[: next(items, len(path))]
 
 
 def _leaves(error: ValidationError) -> Iterator[ValidationError]:

@@ -111,7 +111,7 @@ def _route(route: Route) -> dict[str, Any]:
         shown["deny"] = destination.deny
     elif destination is not None:
         shown["endpoints"] = list(destination.endpoints)
-        shown["fallback_on"] = sorted(destination.fallback_on)
+        shown["fallback_on"] = sorted(str(reason) for reason in destination.fallback_on)
         if destination.push_to is not None:
             shown["push_to"] = destination.push_to
         if destination.strip:

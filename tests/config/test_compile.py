@@ -1,0 +1,341 @@
+"""compile.load_policy: what each key comes to, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from collections.abc import Callable, Mapping
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from routerd.cli.main import main
+from routerd.config.compile import Compilation, load_policy
+from routerd.config.diagnostics import Severity, redact
+from routerd.config.durations import format_duration, parse_duration
+from routerd.config.secrets import Secret, SecretError
+from routerd.config.settings import Address
+from routerd.endpoints.registry import lookup_type
+from routerd.oci.reference import Reference
+from routerd.routing.policy import Action, Caller, Fallback
+
+Compile = Callable[..., Compilation]
+MINIMAL = "endpoints: {local: {type: storage}}\nroutes: {a/**: local}\n"
+
+
+@pytest.fixture
+def compiled(tmp_path: Path) -> Compile:
+    def run(text: str, environment: Mapping[str, str] | None = None) -> Compilation:
+        path = tmp_path / "policy.yaml"
+        path.write_text(text)
+        return load_policy(path, environment=environment or {}, types=lookup_type)
+
+    return run
+
+
+def codes(compilation: Compilation, severity: Severity = Severity.ERROR) -> list[str]:
+    return [d.code for d in compilation.diagnostics if d.severity is severity]
+
+
+def test_the_defaults_are_those_of_the_language(compiled: Compile, tmp_path: Path) -> None:
+    policy = compiled(MINIMAL).policy
+    assert policy is not None
+    server = policy.server
+    assert [str(a) for a in server.listen] == ["127.0.0.1:5000"]
+    assert str(server.admin) == "127.0.0.1:5001"
+    assert server.data == tmp_path / "routerd-data"
+    assert (server.default_namespace, server.max_hops, server.drain) == ("docker.io", 5, 25.0)
+    assert (server.name, server.forwarded_header) == (None, "X-Forwarded-For")
+    local = policy.endpoints["local"]
+    assert local.actions == (Action.PULL, Action.PUSH)
+    assert local.store_path == tmp_path / "routerd-data" / "local"
+
+
+def test_every_server_key_counts(compiled: Compile) -> None:
+    policy = compiled(
+        "server: {listen: ['127.0.0.1:${PORT:-7000}', '[::1]:7001'], admin: null, data: /d, name: m-1, "
+        "default_namespace: GHCR.io:443, trusted_proxies: [10.0.0.0/8, 'fd00::/8'], "
+        "forwarded_header: X-Real-IP, max_hops: 2, drain: 1m, workers: 1, "
+        "log: {format: json, level: debug}}\n"
+        "endpoints: {s: {type: storage}}\nroutes: {a/b: s}\n"
+    ).policy
+    assert policy is not None
+    server = policy.server
+    assert server.listen == (Address("127.0.0.1", 7000), Address("::1", 7001))
+    assert (server.admin, server.data, server.name) == (None, Path("/d"), "m-1")
+    assert (server.default_namespace, server.max_hops, server.drain) == ("ghcr.io", 2, 60.0)
+    assert [str(n) for n in server.trusted_proxies] == ["10.0.0.0/8", "fd00::/8"]
+    assert (server.log.format, server.log.level) == ("json", "debug")
+    found = policy.table.decide(
+        Reference.parse("ghcr.io/a/b:1"), Action.PULL, Caller(ip_address("192.0.2.1"))
+    )
+    assert [step.endpoint for step in found.steps] == ["s"]
+
+
+def test_a_remote_has_its_options(compiled: Compile, tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("")
+    (tmp_path / "token").write_text("from-file\n")
+    policy = compiled(
+        "endpoints:\n"
+        "  hub: {type: remote, url: 'https://registry-1.docker.io', cache: s}\n"
+        "  prod:\n"
+        "    type: remote\n"
+        "    url: https://${HOST}/base/v2/team\n"
+        "    auth: {type: bearer, token_file: token}\n"
+        "    token_realms: [auth.example]\n"
+        "    tls: {ca: ca.pem, insecure: true}\n"
+        "    timeouts: {connect: 1s, stall: never}\n"
+        "    cache: {store: s, ttl: 1m, stale_if_error: never}\n"
+        "    actions: [pull, push]\n"
+        "  s: {type: storage, actions: [pull]}\n"
+        "routes: {'library/*': hub, 'a/**': {endpoints: [prod], strip: a/}}\n",
+        {"HOST": "registry.example"},
+    ).policy
+    assert policy is not None
+    assert policy.endpoints["hub"].options["namespace"] == "docker.io"
+    assert policy.endpoints["hub"].options["auth"] == {"type": "anonymous"}
+    prod = policy.endpoints["prod"]
+    assert prod.options["url"] == "https://registry.example/base/v2/team"
+    assert prod.options["auth"]["token"].reveal() == "from-file"
+    assert prod.options["tls"] == {"ca": str(tmp_path / "ca.pem"), "insecure": True}
+    assert prod.options["timeouts"] == {"connect": 1.0, "response": 30.0, "stall": math.inf}
+    assert prod.cache_store == "s"
+    decision = policy.table.decide(
+        Reference.parse("a/b:1"), Action.PULL, Caller(ip_address("192.0.2.1"))
+    )
+    [step] = decision.steps
+    assert str(step.repository) == "docker.io/b"
+    assert (step.cache.ttl.value, step.cache.stale_if_error.value) == (60.0, math.inf)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "access: {}",
+        "block: []",
+        "private: []",
+        "warm: []",
+        "tests: []",
+        "include: []",
+        "server: {workers: 2}",
+        "server: {public_url: https://x}",
+        "server: {hosts: {}}",
+        "server: {tls: {}}",
+        "server: {audit: {}}",
+        "server: {limits: {}}",
+    ],
+)
+def test_a_key_that_is_not_built_is_refused_and_not_ignored(compiled: Compile, text: str) -> None:
+    assert codes(compiled(MINIMAL + text + "\n")) == ["not-supported"]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "previous_names: [x]",
+        "redirect_hosts: [x]",
+        "proxy: http://p",
+        "limits: {}",
+        "forward_client_address: true",
+        "transport_encoding: true",
+        "offline: true",
+        "namespace: '*'",
+        "auth: {type: docker-config}",
+        "auth: {type: helper}",
+        "auth: [{type: anonymous}]",
+        "tls: {certificate: x}",
+        "cache: {store: s, retain: 1d}",
+        "cache: {store: s, prefetch: layers}",
+        "cache: {store: s, negative_ttl: 1s}",
+    ],
+)
+def test_an_endpoint_key_that_is_not_built_is_refused(compiled: Compile, key: str) -> None:
+    text = (
+        f"endpoints:\n  r: {{type: remote, url: 'https://r.example', {key}}}\n"
+        "  s: {type: storage}\nroutes: {'a/**': r, 'b/**': s}\n"
+    )
+    assert codes(compiled(text)) == ["not-supported"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "endpoints: {s: {type: storage, path: /x}}\nroutes: {a/b: s}",
+        "endpoints: {s: {type: storage, max_size: 1GB}}\nroutes: {a/b: s}",
+        "endpoints: {s: {type: storage}, l: {type: layout, path: x}}\nroutes: {a/b: s}",
+        "endpoints: {r: {type: remote, url: ['https://a', 'https://b']}}\nroutes: {a/b: r}",
+        "endpoints: {r: {type: remote, url: {url: 'https://a'}}}\nroutes: {a/b: r}",
+        "endpoints: {s: {type: storage}}\nroutes: {a/b: {endpoints: s, on_miss: redirect}}",
+        "endpoints: {s: {type: storage}}\nroutes: {a/b: {endpoints: s, cache: {retain: 1d}}}",
+        "endpoints: {s: {type: storage}}\nroutes: {a/b: {endpoints: s, allow: {pull: ['user:a']}}}",
+        "endpoints: {s: {type: storage}}\nroutes: {a/b: {endpoints: s, allow: {pull: [authenticated]}}}",
+    ],
+)
+def test_a_value_that_is_not_built_is_refused(compiled: Compile, text: str) -> None:
+    assert "not-supported" in codes(compiled(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("endpoints: {S: {type: storage}}\nroutes: {a/b: S}", "bad-value"),
+        ("endpoints: {s: {type: stroage}}\nroutes: {a/b: s}", "bad-value"),
+        ("endpoints: {s: storage}\nroutes: {a/b: s}", "wrong-type"),
+        ("endpoints: {s: {type: storage}}", "bad-value"),
+        ("endpoints: {r: {type: remote}}\nroutes: {a/b: r}", "bad-value"),
+        ("endpoints: {r: {type: remote, url: 'ftp://x'}}\nroutes: {a/b: r}", "bad-value"),
+        ("endpoints: {r: {type: remote, url: 'https://u:p@x'}}\nroutes: {a/b: r}", "bad-value"),
+        (
+            "endpoints: {r: {type: remote, url: 'https://x', auth: {type: basic, username: 12, "
+            "password: p}}}\nroutes: {a/b: r}",
+            "wrong-type",
+        ),
+        (
+            "endpoints: {r: {type: remote, url: 'https://x', auth: {type: basic, username: u}}}\n"
+            "routes: {a/b: r}",
+            "missing-secret",
+        ),
+        ("endpoints: {r: {type: remote, url: '${NOPE}'}}\nroutes: {a/b: r}", "missing-secret"),
+        ("endpoints: {s: {type: storage}}\nroutes: {'a**': s}", "bad-pattern"),
+        ("endpoints: {s: {type: storage}}\nroutes: {nginx: s, library/nginx: s}", "duplicate-key"),
+        ("endpoints: {s: {type: storage}}\nroutes: {a/b: [s, t]}", "unknown-endpoint"),
+        (
+            "endpoints: {s: {type: storage}, t: {type: storage}}\nroutes: {a/b: [s, t]}",
+            "ambiguous-push-target",
+        ),
+        (
+            "endpoints: {s: {type: storage}, t: {type: storage}}\nroutes: {a/b: s, 'a/b:x': t}",
+            "ambiguous-push-target",
+        ),
+        (
+            "endpoints: {r: {type: remote, url: 'https://r.example'}}\n"
+            "routes: {ghcr.io/a: r, quay.io/a: r}",
+            "namespace-lost",
+        ),
+        (
+            "endpoints: {s: {type: storage}}\nroutes: {a/b: {endpoints: s, allow: {pull: [me]}}}",
+            "unknown-principal",
+        ),
+        (
+            "server: {trusted_proxies: [10.0.0.0/8]}\nendpoints: {s: {type: storage}}\n"
+            "routes: {a/b: {endpoints: s, allow: {push: ['net:10.1.0.0/16']}}}",
+            "forgeable-address",
+        ),
+        (
+            "endpoints: {s: {type: storage}}\nroutes: {a/b: {endpoints: s, strip: b/}}",
+            "bad-value",
+        ),
+        ("upstream: https://x\nendpoints: {s: {type: storage}}\nacl: {}", "unknown-key"),
+        ("acl: {a/b: local}", "bad-value"),
+    ],
+)
+def test_a_mistake_has_its_code(compiled: Compile, text: str, code: str) -> None:
+    compilation = compiled(text + "\n")
+    assert compilation.policy is None
+    assert code in codes(compilation), [d.message for d in compilation.diagnostics]
+
+
+def test_fallback_on_is_carried_to_the_steps(compiled: Compile) -> None:
+    policy = compiled(
+        "endpoints: {s: {type: storage}, r: {type: remote, url: 'https://r.example'}}\n"
+        "routes: {a/b: {endpoints: [s, r], fallback_on: [unavailable, denied]}}\n"
+    ).policy
+    assert policy is not None
+    [route] = policy.table.routes
+    assert route.destination is not None
+    assert route.destination.fallback_on == {Fallback.UNAVAILABLE, Fallback.DENIED}
+
+
+def test_strict_makes_warnings_errors_and_json_says_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text("endpoints: {a: {type: storage}, b: {type: storage}}\nroutes: {x/y: a}\n")
+    run = CliRunner().invoke
+    assert run(main, ["config", "validate", str(path)]).exit_code == 0
+    assert run(main, ["config", "validate", "--strict", str(path)]).exit_code == 1
+    result = run(main, ["config", "validate", "--format", "json", str(path)])
+    [said] = json.loads(result.stdout)
+    assert said["accepted"] is True
+    assert [(d["severity"], d["code"]) for d in said["diagnostics"]] == [
+        ("warning", "unused-endpoint")
+    ]
+
+
+def test_wrong_usage_and_unreadable_files_leave_with_2(tmp_path: Path) -> None:
+    run = CliRunner().invoke
+    assert run(main, ["config", "validate"]).exit_code == 2
+    assert run(main, ["config", "validate", str(tmp_path / "none.yaml")]).exit_code == 2
+    assert run(main, ["explain", "a/b", "--config", str(tmp_path / "none.yaml")]).exit_code == 2
+    good = tmp_path / "p.yaml"
+    good.write_text(MINIMAL)
+    assert run(main, ["explain", "UPPER", "--config", str(good)]).exit_code == 2
+    assert run(main, ["explain", "a/b", "--client", "x", "--config", str(good)]).exit_code == 2
+    assert run(main, ["explain", "a/b", "--config", str(good)]).exit_code == 0
+    assert run(main, ["explain", "b/c", "--config", str(good)]).exit_code == 1
+
+
+def test_show_prints_the_policy_in_effect_without_its_secrets(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        "endpoints:\n  r: {type: remote, url: 'https://r.example', "
+        "auth: {type: basic, username: u, password: hunter2}}\nroutes: {a/b: r}\n"
+    )
+    result = CliRunner().invoke(main, ["config", "show", str(path)])
+    assert "hunter2" not in result.output
+    assert "password: '***'" in result.stdout
+    assert "stall: 1m" in result.stdout
+
+
+def test_a_secret_prints_as_stars_and_a_rotated_file_counts(tmp_path: Path) -> None:
+    secret = Secret("auth.password", value="hunter2")
+    assert f"{secret} {secret!r}" == "*** ***"
+    with pytest.raises(TypeError):
+        pickle.dumps(secret)
+    file = tmp_path / "secret"
+    file.write_text("one\n")
+    rotated = Secret("auth.token", file=file)
+    assert rotated.reveal() == "one"
+    file.write_text("two")
+    assert rotated.reveal() == "two"
+    file.unlink()
+    with pytest.raises(SecretError, match=r"auth\.token"):
+        rotated.reveal()
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("password: hunter2", "password: ***"),
+        (
+            "auth: {username: u, password: hunter2, x: 1}",
+            "auth: {username: u, password: ***, x: 1}",
+        ),
+        ('password: "${NAME}"', 'password: "${NAME}"'),
+        ("url: https://u:p@host/v2", "url: https://***@host/v2"),
+        ("routes: {a/b: c}", "routes: {a/b: c}"),
+    ],
+)
+def test_an_excerpt_hides_what_may_be_secret(line: str, shown: str) -> None:
+    assert redact(line) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("15m", 900), ("12h", 43200), ("14d", 1209600), ("0s", 0)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+    assert parse_duration(format_duration(seconds)) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "5", "1.5h", "-1s", "1w", "s", "9999999999s"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(ValueError, match="not a duration"):
+        parse_duration(text)
+
+
+def test_ten_thousand_routes_load_in_seconds(compiled: Compile) -> None:
+    lines = [f"  team-{n}/app{m}: s\n" for n in range(2500) for m in ("", "/**", ":v*", ":latest")]
+    compilation = compiled("endpoints: {s: {type: storage}}\nroutes:\n" + "".join(lines))
+    assert compilation.policy is not None  # a check that is quadratic would run into the timeout

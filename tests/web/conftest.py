@@ -8,7 +8,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
-from wire import Wire
 
 from routerd.config.compile import load_policy
 from routerd.config.settings import Address
@@ -18,6 +17,7 @@ from routerd.runtime.tasks import Tasks
 from routerd.web.app import create_app
 from routerd.web.health import Health, State
 from routerd.web.server import bind, listen
+from wire import Wire
 
 Serving = Callable[[str], AbstractAsyncContextManager[Wire]]
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 
 import pytest
+
 from wire import Reply, Wire
 
 from .conftest import Serving

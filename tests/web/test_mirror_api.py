@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+
 from upstream import Script, Upstream, digest_of, image, upstream
 from wire import read_reply
 
@@ -25,7 +26,12 @@ async def hub() -> AsyncIterator[Upstream]:
 def policy(hub: Upstream, ttl: str = "1h", extra: str = "", routes: str = "") -> str:
     return f"""
 endpoints:
-  hub: {{type: remote, url: '{hub.url}', namespace: docker.io, cache: {{store: local, ttl: {ttl}{extra}}}, timeouts: {{connect: 2s, response: 3s, stall: 10s}}}}
+  hub:
+    type: remote
+    url: {hub.url}
+    namespace: docker.io
+    cache: {{store: local, ttl: {ttl}{extra}}}
+    timeouts: {{connect: 2s, response: 3s, stall: 10s}}
   direct: {{type: remote, url: '{hub.url}', namespace: docker.io}}
   local: {{type: storage}}
 routes:

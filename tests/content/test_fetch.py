@@ -1,0 +1,342 @@
+"""fetch: one download, many readers (architecture.md, "One download, many readers")."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from routerd.content.directory import DirectoryStore
+from routerd.content.fetch import RESUMES_LIMIT, Fetch, FetchTable
+from routerd.content.links import Scope
+from routerd.content.spool import RECENT
+from routerd.content.store import StoreFull
+from routerd.oci.errors import Code, RegistryError
+from routerd.oci.reference import Digest
+from routerd.runtime.tasks import Tasks
+
+DATA = os.urandom(RECENT * 2 + 12345)  # more than is kept in memory
+DIGEST = Digest.of(DATA)
+SCOPE = Scope("hub", "library/app")
+OTHER = Scope("hub", "library/other")
+
+
+class Broken(RegistryError):
+    def __init__(self) -> None:
+        super().__init__(Code.UNAVAILABLE, "broken off")
+
+
+class Upstream:
+    """A source whose chunks come as the test lets them."""
+
+    def __init__(
+        self,
+        data: bytes = DATA,
+        *,
+        size: int | None = -1,
+        breaks: tuple[int, ...] = (),
+        resumes: bool = True,
+        chunk: int = 70_000,
+    ) -> None:
+        self.data, self.chunk, self.resumes = data, chunk, resumes
+        self.size = len(data) if size == -1 else size
+        self.breaks = list(breaks)
+        self.opened: list[int] = []
+        self.gates: dict[int, asyncio.Event] = {}
+
+    def gate(self, position: int) -> asyncio.Event:
+        """Chunks from `position` on wait for this."""
+        return self.gates.setdefault(position, asyncio.Event())
+
+    @asynccontextmanager
+    async def open(self, start: int) -> AsyncIterator[Stream]:
+        self.opened.append(start)
+        yield Stream(self, start if self.resumes else 0)
+
+
+class Stream:
+    def __init__(self, upstream: Upstream, start: int) -> None:
+        self.upstream, self.start, self.size = upstream, start, upstream.size
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        position = self.start
+        stop = self.upstream.breaks.pop(0) if self.upstream.breaks else None
+        while position < len(self.upstream.data):
+            for at, gate in self.upstream.gates.items():
+                if position >= at:
+                    await gate.wait()
+            if stop is not None and position >= stop:
+                raise Broken
+            yield self.upstream.data[position : position + self.upstream.chunk]
+            position += self.upstream.chunk
+
+
+Join = Callable[..., Fetch]
+
+
+@pytest.fixture
+def join(store: DirectoryStore, fetches: FetchTable) -> Join:
+    def run(upstream: Upstream, scope: Scope = SCOPE, digest: Digest = DIGEST) -> Fetch:
+        return fetches.join(store, digest, scope, upstream.open)[0]
+
+    return run
+
+
+async def read(fetch: Fetch, start: int = 0, stop: int | None = None) -> bytes:
+    try:
+        return b"".join([chunk async for chunk in fetch.read(start, stop)])
+    finally:
+        await fetch.leave()
+
+
+async def until_kept(fetches: FetchTable) -> None:
+    async with asyncio.timeout(20):
+        while len(fetches):
+            await asyncio.sleep(0)
+
+
+def spooled(tmp_path: Path) -> list[Path]:
+    return list((tmp_path / "store" / "spool").iterdir())
+
+
+async def test_a_download_is_read_while_it_comes_in_and_kept(
+    join: Join, store: DirectoryStore, fetches: FetchTable, tmp_path: Path
+) -> None:
+    upstream = Upstream()
+    gate = upstream.gate(140_000)
+    fetch = join(upstream)
+    await fetch.started()
+    reader = fetch.read(0, None)
+    assert DATA.startswith(await anext(reader))
+    gate.set()
+    async for _ in reader:
+        pass
+    await fetch.leave()
+    await until_kept(fetches)
+    handle = await store.open(SCOPE, DIGEST)
+    assert handle is not None
+    assert b"".join([chunk async for chunk in handle.read(0, None)]) == DATA
+    await handle.aclose()
+    assert spooled(tmp_path) == []
+    assert upstream.opened == [0]
+
+
+async def test_many_readers_make_one_download_at_their_own_speed(
+    join: Join, fetches: FetchTable
+) -> None:
+    upstream = Upstream()
+    gate = upstream.gate(1_000_000)
+    first = join(upstream)
+    await first.started()
+    others = [join(upstream) for _ in range(9)]
+    assert all(other is first for other in others)
+    slow = first.read(0, None)
+    begun = await anext(slow)
+    readers = [asyncio.ensure_future(read(other)) for other in others]
+    gate.set()
+    assert await asyncio.gather(*readers) == [DATA] * 9
+    assert begun + b"".join([chunk async for chunk in slow]) == DATA  # from the file by now
+    await first.leave()
+    assert upstream.opened == [0]
+
+
+async def test_a_reader_that_leaves_stops_nothing(
+    join: Join, store: DirectoryStore, fetches: FetchTable
+) -> None:
+    upstream = Upstream()
+    gate = upstream.gate(70_000)
+    fetch = join(upstream)
+    await fetch.started()
+    await fetch.leave()
+    gate.set()
+    await until_kept(fetches)
+    assert await store.index.endpoint_has("hub", DIGEST)
+
+
+async def test_every_scope_that_waited_gets_its_link(
+    join: Join, store: DirectoryStore, fetches: FetchTable
+) -> None:
+    upstream = Upstream()
+    gate = upstream.gate(70_000)
+    one, two = join(upstream), join(upstream, OTHER)
+    assert one is two
+    gate.set()
+    await asyncio.gather(read(one), read(two))
+    await until_kept(fetches)
+    for scope in (SCOPE, OTHER):
+        handle = await store.open(scope, DIGEST)
+        assert handle is not None
+        await handle.aclose()
+    assert await store.open(Scope("hub", "library/third"), DIGEST) is None
+
+
+async def test_another_endpoint_makes_its_own_download(join: Join, fetches: FetchTable) -> None:
+    one, two = Upstream(), Upstream()
+    first = join(one)
+    second = join(two, Scope("quay", "library/app"))
+    assert first is not second
+    await asyncio.gather(read(first), read(second))
+    assert (one.opened, two.opened) == ([0], [0])
+
+
+async def test_the_last_byte_comes_only_when_the_digest_is_right(
+    join: Join, store: DirectoryStore, fetches: FetchTable, tmp_path: Path
+) -> None:
+    upstream = Upstream(DATA[:-1] + bytes([DATA[-1] ^ 1]))
+    fetch = join(upstream)
+    await fetch.started()
+    received = 0
+    with pytest.raises(RegistryError, match="not sha256"):
+        async for chunk in fetch.read(0, None):
+            received += len(chunk)
+    await fetch.leave()
+    assert received < len(DATA)
+    await until_kept(fetches)
+    assert await store.open(SCOPE, DIGEST) is None
+    assert spooled(tmp_path) == []
+
+
+@pytest.mark.parametrize("size", [len(DATA) - 1, len(DATA) + 1, 0])
+async def test_another_size_than_was_said_is_an_error(
+    join: Join, fetches: FetchTable, tmp_path: Path, size: int
+) -> None:
+    fetch = join(Upstream(size=size))
+    with pytest.raises(RegistryError, match="said"):
+        await read(fetch)
+    await until_kept(fetches)
+    assert spooled(tmp_path) == []
+
+
+async def test_a_size_that_is_not_said_is_found_out(join: Join) -> None:
+    fetch = join(Upstream(size=None))
+    await fetch.started()
+    assert fetch.size is None
+    assert await read(fetch) == DATA
+
+
+async def test_an_empty_blob_is_a_download_too(join: Join) -> None:
+    fetch = join(Upstream(b""), digest=Digest.of(b""))
+    await fetch.started()
+    assert await read(fetch) == b""
+
+
+async def test_a_broken_download_is_resumed_where_it_broke(join: Join) -> None:
+    upstream = Upstream(breaks=(700_000, 1_400_000))
+    assert await read(join(upstream)) == DATA
+    assert upstream.opened == [0, 700_000, 1_400_000]
+
+
+async def test_an_upstream_that_cannot_resume_begins_anew_and_is_skipped(join: Join) -> None:
+    upstream = Upstream(breaks=(700_000,), resumes=False)
+    assert await read(join(upstream)) == DATA
+
+
+async def test_a_download_that_makes_no_progress_is_given_up(
+    join: Join, fetches: FetchTable, tmp_path: Path
+) -> None:
+    upstream = Upstream(breaks=(700_000,) * 20)
+    with pytest.raises(Broken):
+        await read(join(upstream))
+    assert upstream.opened == [0, *[700_000] * RESUMES_LIMIT]
+    await until_kept(fetches)
+    assert spooled(tmp_path) == []
+
+
+async def test_a_failure_before_the_first_byte_is_not_retried(join: Join) -> None:
+    upstream = Upstream(breaks=(0,) * 5)
+    fetch = join(upstream)
+    with pytest.raises(Broken):
+        await fetch.started()
+    await fetch.leave()
+    assert upstream.opened == [0]
+
+
+async def test_after_a_failure_the_next_one_asks_anew(join: Join, fetches: FetchTable) -> None:
+    upstream = Upstream(breaks=(0,))
+    with pytest.raises(Broken):
+        await read(join(upstream))
+    await until_kept(fetches)
+    assert await read(join(upstream)) == DATA
+
+
+async def test_one_who_joins_late_and_reads_later_still_gets_everything(
+    join: Join, fetches: FetchTable
+) -> None:
+    upstream = Upstream()
+    fetch = join(upstream)
+    late = join(upstream)
+    assert await read(fetch) == DATA
+    await until_kept(fetches)
+    assert await read(late) == DATA
+
+
+async def test_a_full_disk_is_an_error_for_all_who_wait(
+    join: Join, store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, fetches: FetchTable
+) -> None:
+    ingest = await store.ingest()
+    written = 0
+
+    def full(chunks: list[bytes]) -> None:
+        nonlocal written
+        written += sum(len(chunk) for chunk in chunks)
+        if written > 1_000_000:
+            raise StoreFull
+        type(ingest).write(ingest, chunks)
+
+    async def same() -> object:
+        return ingest
+
+    monkeypatch.setattr(ingest, "write", full)
+    monkeypatch.setattr(store, "ingest", same)
+    upstream = Upstream()
+    readers = [asyncio.ensure_future(read(join(upstream))) for _ in range(3)]
+    outcomes = await asyncio.gather(*readers, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [StoreFull] * 3
+    await until_kept(fetches)
+
+
+async def test_stopping_ends_the_readers_with_an_error(
+    store: DirectoryStore,
+) -> None:
+    tasks = Tasks()
+    upstream = Upstream()
+    upstream.gate(70_000)
+    fetch, _ = FetchTable(tasks).join(store, DIGEST, SCOPE, upstream.open)
+    reader = asyncio.ensure_future(read(fetch))
+    await fetch.started()
+    await tasks.aclose(grace=0)
+    with pytest.raises(RegistryError, match="stopped"):
+        await reader
+
+
+@given(
+    ranges=st.lists(
+        st.tuples(st.integers(0, len(DATA)), st.integers(0, len(DATA))), min_size=1, max_size=5
+    ),
+    chunk=st.integers(100_000, 900_000),
+)
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+async def test_any_range_during_a_download_is_the_content(
+    tmp_path_factory: pytest.TempPathFactory, ranges: list[tuple[int, int]], chunk: int
+) -> None:
+    store = DirectoryStore(tmp_path_factory.mktemp("store"))
+    await store.start()
+    tasks = Tasks()
+    table = FetchTable(tasks)
+    upstream = Upstream(chunk=chunk)
+    found = [table.join(store, DIGEST, SCOPE, upstream.open)[0] for _ in ranges]
+    parts = await asyncio.gather(
+        *(read(fetch, start, stop) for fetch, (start, stop) in zip(found, ranges, strict=True))
+    )
+    assert parts == [DATA[start:stop] for start, stop in ranges]
+    await until_kept(table)
+    await tasks.aclose(grace=1)
+    await store.aclose()

@@ -188,44 +188,36 @@ def contains(outer: tuple[str, ...], inner: tuple[str, ...]) -> bool:
 
 @lru_cache(_REMEMBERED)
 def _contains(outer: tuple[str, ...], inner: tuple[str, ...]) -> bool:
-    big, small = _compile(outer), _compile(inner)
-    alphabet = _alphabet(big, small)
-    start = (small.closure([0]), big.closure([0]))
-    seen = {start}
-    waiting = deque([start])
-    while waiting:
-        in_small, in_big = waiting.popleft()
-        if small.accepting in in_small and big.accepting not in in_big:
-            return False
-        for character in alphabet:
-            pair = (small.step(in_small, character), big.step(in_big, character))
-            if pair[0] and pair not in seen:
-                seen.add(pair)
-                waiting.append(pair)
-    return True
+    return counterexample(outer, inner) is None
+
+
+def counterexample(outer: tuple[str, ...], inner: tuple[str, ...]) -> str | None:
+    """A shortest text that `inner` matches and `outer` does not; None where there is none."""
+    return _shortest(_compile(inner), _compile(outer), in_both=False)
 
 
 @lru_cache(_REMEMBERED)
 def intersection(first: tuple[str, ...], second: tuple[str, ...]) -> str | None:
     """A short text that both match, segments joined by `/`; None where there is none."""
     # A `*` that takes something makes a sample that reads like a name, so that is tried first.
-    return _common(_compile(first, True), _compile(second, True)) or _common(
-        _compile(first), _compile(second)
+    return _shortest(_compile(first, True), _compile(second, True), in_both=True) or _shortest(
+        _compile(first), _compile(second), in_both=True
     )
 
 
-def _common(one: _Automaton, two: _Automaton) -> str | None:
+def _shortest(one: _Automaton, two: _Automaton, *, in_both: bool) -> str | None:
+    """A shortest text that `one` accepts and `two` does (`in_both`) or does not; None: no text."""
     alphabet = _alphabet(one, two)
     start = (one.closure([0]), two.closure([0]))
     seen = {start}
     waiting = deque([(start, "")])
     while waiting:
         (in_one, in_two), text = waiting.popleft()
-        if one.accepting in in_one and two.accepting in in_two:
+        if one.accepting in in_one and (two.accepting in in_two) is in_both:
             return text
         for character in alphabet:
             pair = (one.step(in_one, character), two.step(in_two, character))
-            if pair[0] and pair[1] and pair not in seen:
+            if pair[0] and (pair[1] or not in_both) and pair not in seen:
                 seen.add(pair)
                 waiting.append((pair, text + character))
     return None

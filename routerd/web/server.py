@@ -127,6 +127,8 @@ class Supervisor:
         self._health.state = State.DRAINING
         failed = not stopping.done()
         self._stop.set()
+        for listener in self._registry:
+            listener.close()  # the worker's copy goes too: from here on connections are refused
         log.info("draining", seconds=drain)
         ended = tasks.spawn("second signal", self._ended.wait())
         # Hypercorn keeps `graceful_timeout` on Python 3.11 only, so the deadline is ours.

@@ -28,7 +28,7 @@ FILLS_LIMIT = 64  # downloads that run at once; the others wait their turn
 RESUMES_LIMIT = 3  # times in a row that a broken download is resumed without any progress
 # Readers are told of so many new bytes at once, or of fewer after so long: each wake-up of each of
 # them has a fixed cost (docs/design/architecture.md, "One download, many readers").
-BATCH = 256 * 1024  # bytes
+BATCH = 512 * 1024  # bytes
 BATCH_SECONDS = 0.002
 HELD_BACK = 1  # bytes; what a reader lacks until the digest is right makes its blob incomplete
 

@@ -36,7 +36,7 @@ KEEP_ALIVE_REQUESTS = 1_000_000  # a connection; Hypercorn's 1,000 only costs cl
 HEADER_LIMIT = 64 * 1024  # bytes of request line and headers; registry tokens are long
 # How long a thread that hashes and writes waits for the interpreter when the event loop is busy. Of
 # Python's 5 ms, a download of many small steps waits more than it works (docs/performance.md).
-SWITCH_SECONDS = 0.0005
+SWITCH_SECONDS = 0.0002
 TERMINATION_SECONDS = 2.0  # beyond `drain`, for Hypercorn to give its connections up
 
 

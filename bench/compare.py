@@ -14,6 +14,7 @@ import shutil
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -46,6 +47,9 @@ CROWD = 50
 SMALL_CONNECTIONS = 16
 WRK_SECONDS = 4
 ROUNDS = 3
+IDLE_POLL_SECONDS = 0.1
+IDLE_POLLS = 5  # in a row without any work
+IDLE_POLLS_LIMIT = 300
 SCRATCH = b"\x5a" * 1_000_000
 CROWD_ROUNDS = 2
 MEMORY_LIMIT_MB = 150.0
@@ -65,6 +69,11 @@ class Side:
         found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
         assert found is not None, status
         return int(found[1]) * 1024 / 1e6
+
+    def cpu_ticks(self) -> int:
+        """The processor time that it has used, in clock ticks (proc(5), stat)."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
 
     def forget_peak(self) -> None:
         """Start the measurement of the peak anew (proc(5), clear_refs)."""
@@ -157,6 +166,22 @@ def back_memory(directory: Path) -> None:
     os.sync()  # what the other side wrote is not to be flushed meanwhile
 
 
+def wait_until_idle(sides: Sequence[Side]) -> None:
+    """What was measured last may still be at work: the peer's client has everything long before its
+    cache has, since the two are separate downloads there.
+    """
+    quiet = 0
+    ticks = -1
+    for _ in range(IDLE_POLLS_LIMIT):
+        now = sum(side.cpu_ticks() for side in sides)
+        quiet = quiet + 1 if now == ticks else 0
+        ticks = now
+        if quiet >= IDLE_POLLS:
+            return
+        time.sleep(IDLE_POLL_SECONDS)
+    raise SystemExit("the sides do not come to rest")
+
+
 class Comparison:
     """The upstream with what is measured on it, and the two sides before it."""
 
@@ -199,6 +224,7 @@ class Comparison:
         os.sync()
 
         def cold_one(side: Side, number: int) -> float:
+            wait_until_idle(self.sides)
             back_memory(self._directory)
             return blob_mb_per_second(side, blobs[number], clients=1)
 
@@ -222,6 +248,7 @@ class Comparison:
         asked: dict[str, list[int]] = {side.name: [] for side in self.sides}
 
         def measure(side: Side, number: int) -> float:
+            wait_until_idle(self.sides)
             back_memory(self._directory)
             before = self._gets(blobs[number])
             speed = blob_mb_per_second(side, blobs[number], CROWD)

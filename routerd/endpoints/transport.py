@@ -18,7 +18,7 @@ import yarl
 from routerd.endpoints.addresses import Addresses, ForbiddenAddress, parse_ip
 
 CONNECTIONS = 100  # of one endpoint at once
-READ_BUFFER = 1024 * 1024  # bytes that aiohttp reads ahead of us
+READ_BUFFER = 512 * 1024  # bytes that aiohttp reads ahead of us
 KEEP_ALIVE_SECONDS = 30.0
 HEADER_LIMIT = 64 * 1024  # bytes of one header line or field; presigned URLs are long
 

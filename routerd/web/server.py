@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import structlog
 import uvloop
@@ -97,6 +98,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
+        loop.set_exception_handler(_on_loop_exception)
         tasks = Tasks()
         try:
             async with Service(self._policy) as service:
@@ -107,7 +109,7 @@ class Supervisor:
     async def _serve(self, service: Service, tasks: Tasks) -> None:
         admin = tasks.spawn(
             "admin listener",
-            listen(create_admin_app(self._health), self._admin, self._ended, 0),
+            listen(create_admin_app(self._health), self._admin, self._ended, TERMINATION_SECONDS),
         )
         drain = self._policy.server.drain
         worker = tasks.spawn(
@@ -148,6 +150,14 @@ class Supervisor:
         (self._ended if self._stop.is_set() else self._stop).set()
 
 
+def _on_loop_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    if isinstance(context.get("exception"), asyncio.CancelledError):
+        # asyncio's streams report a connection that Hypercorn cut as if that had gone wrong.
+        log.warning("a connection was cut at the end of the drain")
+        return
+    loop.default_exception_handler(context)
+
+
 async def listen(
     app: Quart, sockets: Sequence[socket.socket], stop: asyncio.Event, drain: float
 ) -> None:
@@ -165,7 +175,12 @@ async def listen(
     # An aborted HTTP/2 body is neither ended nor reset: its client hangs (stack.md).
     config.alpn_protocols = ["http/1.1"]
     config.errorlog = logging.getLogger("hypercorn.error")
-    await hypercorn_serve(app, config, shutdown_trigger=stop.wait)
+    try:
+        await hypercorn_serve(app, config, shutdown_trigger=stop.wait)
+    except asyncio.InvalidStateError:
+        # Hypercorn 0.18, cancelled while it waits for its connections, asks them for an outcome that
+        # they do not have yet.
+        log.warning("connections were cut before they had ended")
 
 
 def _name(listener: socket.socket) -> str:

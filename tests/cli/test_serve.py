@@ -86,6 +86,7 @@ async def test_health_is_on_both_listeners_and_each_request_is_one_line(
     assert line["client"] == "127.0.0.1"
     assert isinstance(line["ms"], float)
     text = server.log.read_text()
+    assert "Traceback" not in text
     assert "hunter2" not in text
     assert "c2VjcmV0" not in text
     assert "\x1b" not in text
@@ -108,6 +109,7 @@ async def test_sigterm_lets_a_running_download_end_and_takes_no_new_one(
             received += chunk
     assert received.partition(b"\r\n\r\n")[2] == data
     assert server.process.wait(20) == 0
+    assert "Traceback" not in server.log.read_text()
 
 
 async def test_a_second_signal_ends_at_once(tmp_path: Path, closing: ExitStack) -> None:
@@ -121,6 +123,7 @@ async def test_a_second_signal_ends_at_once(tmp_path: Path, closing: ExitStack) 
         server.process.wait_until(lambda: http_status(admin, "/readyz") == 503)
         server.process.terminate()
         assert server.process.wait(8) == 0
+    assert "Traceback" not in server.log.read_text()
 
 
 def serve(*arguments: str | Path) -> tuple[int, str]:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from routerd.oci.reference import Reference
 from routerd.routing.decision import Decision, Route, Step
+from routerd.routing.order import in_order
 from routerd.routing.policy import Action, Caller, Principal, Setting
-from routerd.routing.table import RouteTable, in_order
+from routerd.routing.table import RouteTable
 
 
 @dataclass(frozen=True, slots=True)

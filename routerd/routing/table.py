@@ -23,6 +23,7 @@ from routerd.routing.decision import (
     Route,
     Step,
 )
+from routerd.routing.order import in_order, until_the_last_word
 from routerd.routing.pattern import Pattern
 from routerd.routing.policy import (
     DEFAULT_ALLOW,
@@ -32,9 +33,9 @@ from routerd.routing.policy import (
     Principal,
     Setting,
 )
+from routerd.routing.refusals import denied, forbidden, no_route, tag_elsewhere
 
 PLANS_IN_MEMORY = 10_000  # names whose routes are remembered, in order; some hundred bytes each
-
 _WILD = ""  # the index's namespace for patterns whose own is a wildcard
 
 
@@ -95,7 +96,7 @@ class RouteTable:
         if candidates:
             return self._permitted(candidates, repository, action, caller, None)
         plan = self.plan(repository, None)
-        return Decision((), plan.refusal or _no_route(repository), plan.winner)
+        return Decision((), plan.refusal or no_route(repository), plan.winner)
 
     def routes_of(self, repository: Repository) -> tuple[Route, ...]:
         """The routes of a repository, narrowest first, down to and including the first without a
@@ -103,7 +104,7 @@ class RouteTable:
         """
         routes = self._ordered.get(repository)
         if routes is None:
-            routes = self._ordered[repository] = _until_the_last_word(
+            routes = self._ordered[repository] = until_the_last_word(
                 in_order(self.matching(repository))
             )
         return routes
@@ -135,7 +136,7 @@ class RouteTable:
         candidates: list[Candidate] = []
         if winner is not None:
             if winner.denies is not None:
-                return Plan(routes, winner, (), _denied(repository, winner))
+                return Plan(routes, winner, (), denied(repository, winner))
             candidates += self._candidates(repository, winner, routes)
         if tag is None:
             # A digest may belong to any tag: after the tagless destination come the others.
@@ -143,7 +144,7 @@ class RouteTable:
                 if route.pattern.tag is not None and route.denies is None:
                     candidates += self._candidates(repository, route, (route, *routes))
         if not candidates:
-            return Plan(routes, None, (), _no_route(repository))
+            return Plan(routes, None, (), no_route(repository))
         return Plan(routes, winner, _once(candidates), None)
 
     def _every_candidate(
@@ -224,7 +225,7 @@ class RouteTable:
         allowed = candidate.allow[action]
         if any(principal.matches(caller) for principal in allowed.value):
             return None
-        return _forbidden(action, caller, candidate.step.route, allowed)
+        return forbidden(action, caller, candidate.step.route, allowed)
 
     # Writing
 
@@ -269,7 +270,7 @@ class RouteTable:
         if reference is not None and reference.tag is not None:
             at_tag = [c for c in plan.candidates if c.step.endpoint == target.step.endpoint]
             if not at_tag:
-                return Decision((), _tag_elsewhere(reference, plan, target), plan.winner)
+                return Decision((), tag_elsewhere(reference, plan, target), plan.winner)
             target = at_tag[0]
             problem = self._objection(target, repository, action, caller)
         else:
@@ -292,36 +293,7 @@ class RouteTable:
             problem = self._objection(candidate, repository, action, caller)
             if problem is not None:
                 return Decision((), problem, candidate.step.route)
-        return Decision((), plan.refusal or _no_route(repository), plan.winner)
-
-
-def in_order(routes: Sequence[Route]) -> tuple[Route, ...]:
-    """Narrowest first: of those left, the ones that contain none of the others, and of these the
-    first by the list of config-language.md 2; then again.
-    """
-    left = sorted(routes, key=lambda route: route.pattern.specificity)
-    order: list[Route] = []
-    while left:
-        following = next(route for route in left if not _contains_another(route, left))
-        left.remove(following)
-        order.append(following)
-    return tuple(order)
-
-
-def _contains_another(route: Route, left: Sequence[Route]) -> bool:
-    """Whether the route properly contains one of those left. Two that are equal contain neither."""
-    return any(
-        route.pattern.contains(other.pattern) and not other.pattern.contains(route.pattern)
-        for other in left
-        if other is not route
-    )
-
-
-def _until_the_last_word(routes: Sequence[Route]) -> tuple[Route, ...]:
-    for position, route in enumerate(routes):
-        if route.pattern.tag is None and route.destination is not None:
-            return tuple(routes[: position + 1])
-    return tuple(routes)
+        return Decision((), plan.refusal or no_route(repository), plan.winner)
 
 
 def _once(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
@@ -337,36 +309,3 @@ def _allow(action: Action, settings: Sequence[Route]) -> Setting[tuple[Principal
         if action in route.allow:
             return route.allow[action]
     return DEFAULT_ALLOW[action]
-
-
-def _no_route(repository: Repository) -> Refusal:
-    return Refusal(Code.NAME_UNKNOWN, f"no route matches {repository}")
-
-
-def _denied(repository: Repository, route: Route) -> Refusal:
-    return Refusal(Code.DENIED, f"{repository} is denied by the policy: {route.denies}")
-
-
-def _tag_elsewhere(reference: Reference, plan: Plan, target: Candidate) -> Refusal:
-    route = plan.winner
-    where = "no route" if route is None else f"route '{route.pattern.text}' ({route.origin})"
-    return Refusal(
-        Code.DENIED,
-        f"{reference} cannot be pushed to {target.step.endpoint}: {where} leads this tag elsewhere",
-    )
-
-
-def _forbidden(
-    action: Action,
-    caller: Caller,
-    route: Route,
-    allowed: Setting[tuple[Principal, ...]],
-) -> Refusal:
-    who = "an unknown address" if caller.address is None else str(caller.address)
-    said = ", ".join(principal.text for principal in allowed.value) or "nobody"
-    line = "" if caller.address is None else f'  allow: {{{action}: ["net:{caller.address}"]}}'
-    return Refusal(
-        Code.DENIED,
-        f"{action} from {who} is not allowed here, only for {said} ({allowed.origin}); to allow "
-        f"it, write at route '{route.pattern.text}' ({route.origin}):{line}",
-    )

@@ -15,6 +15,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import structlog
 import uvloop
@@ -117,6 +118,7 @@ class Supervisor:
             listen(create_app(service, self._health), self._registry, self._stop, drain),
         )
         stopping = tasks.spawn("stop signal", self._stop.wait())
+        self._warn_of_itself()
         self._health.state = State.READY
         log.info(
             "serving",
@@ -145,6 +147,15 @@ class Supervisor:
         log.info("stopped")
         if failed:
             raise ListenError("a listener ended although nobody stopped it; see the log")
+
+    def _warn_of_itself(self) -> None:
+        """protocol.md 3: an endpoint whose URL is a listener of ours would ask itself."""
+        own = {listener.getsockname()[:2] for listener in self._registry}
+        for spec in self._policy.endpoints.values():
+            parts = urlsplit(str(spec.options.get("url", "")))
+            host = "127.0.0.1" if parts.hostname == "localhost" else parts.hostname
+            if (host, parts.port) in own:
+                log.warning("the URL of this endpoint is this server's own", endpoint=spec.name)
 
     def _on_signal(self) -> None:
         (self._ended if self._stop.is_set() else self._stop).set()

@@ -170,6 +170,17 @@ def test_a_store_that_the_policy_no_longer_names_is_warned_about(
     assert "no storage endpoint of the policy uses this directory" in server.log.read_text()
 
 
+def test_an_endpoint_that_is_the_server_itself_is_warned_about(
+    tmp_path: Path, closing: ExitStack
+) -> None:
+    policy = POLICY.replace("routes:", "  me: {{type: remote, url: 'http://@LISTEN@'}}\nroutes:")
+    server = Routerd(tmp_path, policy.format(admin=free_port()) + "  self/**: me\n")
+    closing.callback(server.kill)
+    assert http_status(server.port, "/v2/self/app/manifests/1") == 503  # 508 from itself
+    assert server.stop() == 0
+    assert "this server's own" in server.log.read_text()
+
+
 def test_the_package_runs_as_a_module() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "routerd", "--version"], capture_output=True, text=True, check=True

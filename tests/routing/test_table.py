@@ -11,6 +11,7 @@ from routerd.oci.errors import Code
 from routerd.oci.reference import Namespace, Reference, Repository
 from routerd.routing.decision import Decision, Destination
 from routerd.routing.explain import explain_reference
+from routerd.routing.order import in_order
 from routerd.routing.policy import (
     ANONYMOUS,
     LOOPBACK,
@@ -21,7 +22,7 @@ from routerd.routing.policy import (
     Origin,
     Setting,
 )
-from routerd.routing.table import RouteTable, in_order
+from routerd.routing.table import RouteTable
 
 from .conftest import MakeTable, rule
 

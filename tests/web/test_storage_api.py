@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 
 import pytest
 
+from upstream import OCI_MANIFEST, digest_of, image
 from wire import Reply, Wire
 
 from .conftest import Serving
@@ -24,28 +23,8 @@ routes:
   team/app:frozen: shelf
 """
 
-OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 BLOB = b"some layer " * 1000
-
-
-def digest_of(data: bytes, algorithm: str = "sha256") -> str:
-    return f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
-
-
-def manifest_of(*blobs: bytes, **extra: object) -> bytes:
-    descriptors = [
-        {"mediaType": "application/octet-stream", "digest": digest_of(b), "size": len(b)}
-        for b in blobs
-    ]
-    document = {
-        "schemaVersion": 2,
-        "mediaType": OCI_MANIFEST,
-        "config": descriptors[0],
-        "layers": descriptors[1:],
-        **extra,
-    }
-    return json.dumps(document).encode()
 
 
 async def push_blob(wire: Wire, name: str, data: bytes) -> Reply:
@@ -61,7 +40,7 @@ async def push_manifest(wire: Wire, name: str, reference: str, body: bytes) -> R
 async def push_image(wire: Wire, name: str, tag: str, *blobs: bytes) -> str:
     for data in blobs:
         assert (await push_blob(wire, name, data)).status == 201
-    body = manifest_of(*blobs)
+    body = image(*blobs)
     assert (await push_manifest(wire, name, tag, body)).status == 201
     return digest_of(body)
 
@@ -81,7 +60,7 @@ async def test_a_pushed_image_is_pulled_back_byte_for_byte(serving: Serving) -> 
         by_digest = await wire.get(f"/v2/team/app/manifests/{digest}")
         blob = await wire.get(f"/v2/team/app/blobs/{digest_of(BLOB)}")
 
-        assert by_tag.body == by_digest.body == manifest_of(b"config", BLOB)
+        assert by_tag.body == by_digest.body == image(b"config", BLOB)
         assert by_tag.headers["content-type"] == OCI_MANIFEST
         assert by_tag.headers["docker-content-digest"] == digest
         assert by_tag.headers["etag"] == f'"{digest}"'
@@ -188,14 +167,14 @@ async def test_a_wrong_digest_is_refused_and_nothing_kept(serving: Serving) -> N
         assert (mono.status, mono.code) == (400, "DIGEST_INVALID")
         for digest in (wrong, digest_of(BLOB)):
             assert (await wire.get(f"/v2/team/app/blobs/{digest}")).status == 404
-        manifest = await push_manifest(wire, "team/app", wrong, manifest_of(b""))
+        manifest = await push_manifest(wire, "team/app", wrong, image(b""))
         assert (manifest.status, manifest.code) == (400, "DIGEST_INVALID")
 
 
 async def test_a_manifest_whose_children_are_missing_is_refused(serving: Serving) -> None:
     async with serving(POLICY) as wire:
         await push_blob(wire, "team/app", b"config")
-        reply = await push_manifest(wire, "team/app", "1", manifest_of(b"config", BLOB))
+        reply = await push_manifest(wire, "team/app", "1", image(b"config", BLOB))
         assert (reply.status, reply.code) == (404, "MANIFEST_BLOB_UNKNOWN")
         assert digest_of(BLOB) in reply.message
 
@@ -223,7 +202,7 @@ async def test_a_digest_guessed_through_another_repository_is_404(serving: Servi
         for path in (f"manifests/{digest}", f"blobs/{digest_of(BLOB)}"):
             assert (await wire.get(f"/v2/other/app/{path}")).status == 404
             assert (await wire.head(f"/v2/other/app/{path}")).status == 404
-        mention = await push_manifest(wire, "other/app", "1", manifest_of(b"config", BLOB))
+        mention = await push_manifest(wire, "other/app", "1", image(b"config", BLOB))
         assert mention.status == 404
         assert (await wire.get(f"/v2/other/app/blobs/{digest_of(BLOB)}")).status == 404
 
@@ -272,7 +251,7 @@ async def test_tags_are_listed_sorted_in_pages(serving: Serving) -> None:
 async def test_what_is_deleted_is_gone_at_once(serving: Serving) -> None:
     async with serving(POLICY) as wire:
         digest = await push_image(wire, "team/app", "1", b"config", BLOB)
-        await push_manifest(wire, "team/app", "2", manifest_of(b"config", BLOB))
+        await push_manifest(wire, "team/app", "2", image(b"config", BLOB))
         assert (await wire.send("DELETE", "/v2/team/app/manifests/1")).status == 202
         assert (await wire.get("/v2/team/app/manifests/1")).status == 404
         assert (await wire.get("/v2/team/app/manifests/2")).status == 200
@@ -297,7 +276,7 @@ async def test_a_manifest_whose_tag_goes_elsewhere_is_refused_naming_the_route(
 ) -> None:
     async with serving(POLICY) as wire:
         await push_blob(wire, "team/app", b"config")
-        reply = await push_manifest(wire, "team/app", "frozen", manifest_of(b"config"))
+        reply = await push_manifest(wire, "team/app", "frozen", image(b"config"))
         assert (reply.status, reply.code) == (403, "DENIED")
         assert "team/app:frozen" in reply.message
 
@@ -378,7 +357,7 @@ async def test_a_manifest_whose_type_the_client_leaves_out_is_404_naming_it(
 
 async def test_a_manifest_over_the_limit_is_413(serving: Serving) -> None:
     async with serving(POLICY) as wire:
-        huge = manifest_of(b"", annotations={"x": "y" * (4 * 1024 * 1024)})
+        huge = image(b"", annotations={"x": "y" * (4 * 1024 * 1024)})
         assert (await push_manifest(wire, "team/app", "1", huge)).status == 413
 
 

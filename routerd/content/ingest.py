@@ -43,17 +43,17 @@ class FileIngest:
 
     def write(self, chunks: Sequence[bytes]) -> None:
         """Append and hash; blocks, so it is called on a thread. Raises StoreFull."""
-        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         try:
-            write_all(self._file.fileno(), [data])
+            write_all(self._file.fileno(), chunks)
         except OSError as error:
             # What was written of it goes, so that the file and the hash stay one.
             os.ftruncate(self._file.fileno(), self.offset)
             if error.errno in FULL:
                 raise StoreFull from error
             raise
-        self._hasher.update(data)
-        self.offset += len(data)
+        for chunk in chunks:
+            self._hasher.update(chunk)
+        self.offset += sum(map(len, chunks))
 
     def read(self, start: int, stop: int) -> AsyncIterator[bytes]:
         """Bytes that were written, also after commit; until `close`."""

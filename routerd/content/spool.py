@@ -15,10 +15,10 @@ from routerd.runtime.blocking import start_blocking
 
 # Bytes that wait, at most, while earlier ones are hashed and written: two hops' worth.
 BACKLOG = 2 * 1024 * 1024
-# Newest bytes kept for the readers that follow closely, who then cost no read; above BACKLOG, so
-# that what is not in the file yet is here.
+# Newest bytes kept for the readers that follow closely, who then cost no read. What is not in the
+# file yet is kept beyond that.
 RECENT = 4 * 1024 * 1024
-TOGETHER = 512 * 1024  # bytes that a close reader takes at once; each time has a fixed cost
+TOGETHER = 512 * 1024  # bytes of small chunks that a close reader takes at once; each time costs
 
 
 class Spool:
@@ -60,7 +60,7 @@ class Spool:
     async def read(self, start: int, stop: int) -> AsyncIterator[bytes]:
         """The bytes of [start, stop), all of them received."""
         while start < stop:
-            part = self._from_memory(start, min(stop, start + TOGETHER))
+            part = self._from_memory(start, stop)
             if part:
                 start += len(part)
                 yield part
@@ -75,18 +75,33 @@ class Spool:
         self._recent.append((self.received, chunk))
         self.received += len(chunk)
         self._recent_size += len(chunk)
-        while self._recent_size - len(self._recent[0][1]) >= RECENT:
-            self._recent_size -= len(self._recent.popleft()[1])
+        while True:
+            offset, oldest = self._recent[0]
+            is_written = offset + len(oldest) <= self._ingest.offset
+            if not is_written or self._recent_size - len(oldest) < RECENT:
+                return
+            self._recent_size -= len(oldest)
+            self._recent.popleft()
 
     def _from_memory(self, start: int, stop: int) -> bytes:
-        """The bytes of [start, stop) if the newest bytes have `start`; else nothing."""
+        """The next bytes of [start, stop) if the newest bytes have `start`; else nothing.
+
+        A large chunk goes out as it is, the same for all readers; small ones are joined.
+        """
+        if not self._recent or start < self._recent[0][0]:
+            return b""
         parts: list[bytes] = []
         for offset, chunk in reversed(self._recent):
             if offset < stop:
                 parts.append(chunk[max(0, start - offset) : stop - offset])
             if offset <= start:
-                return parts[0] if len(parts) == 1 else b"".join(reversed(parts))
-        return b""
+                break
+        together = [parts.pop()]
+        size = len(together[0])
+        while parts and size + len(parts[-1]) <= TOGETHER:
+            size += len(parts[-1])
+            together.append(parts.pop())
+        return together[0] if len(together) == 1 else b"".join(together)
 
     def _write(self) -> None:
         # One hop to a thread for writing and hashing all that waits.

@@ -16,9 +16,11 @@ import httpx
 import yarl
 
 from routerd.endpoints.addresses import Addresses, ForbiddenAddress, parse_ip
+from routerd.endpoints.bulk import BulkReader
 
 CONNECTIONS = 100  # of one endpoint at once
 READ_BUFFER = 512 * 1024  # bytes that aiohttp reads ahead of us
+BULK_BYTES = 1024 * 1024  # of a body still to come, from which on aiohttp's parser is passed by
 KEEP_ALIVE_SECONDS = 30.0
 HEADER_LIMIT = 64 * 1024  # bytes of one header line or field; presigned URLs are long
 
@@ -56,7 +58,7 @@ class Transport(httpx.AsyncBaseTransport):
         return httpx.Response(
             answer.status,
             headers=[(name, value) for name, value in answer.raw_headers],
-            stream=_Body(answer, request),
+            stream=_Body(answer, request, timeout.get("read")),
             request=request,
         )
 
@@ -86,14 +88,24 @@ class Transport(httpx.AsyncBaseTransport):
 
 
 class _Body(httpx.AsyncByteStream):
-    def __init__(self, answer: aiohttp.ClientResponse, request: httpx.Request) -> None:
+    """An answer's body. `stall` (seconds, None for ever) is how long nothing may come."""
+
+    def __init__(
+        self, answer: aiohttp.ClientResponse, request: httpx.Request, stall: float | None
+    ) -> None:
         self._answer = answer
         self._request = request
+        self._stall = stall
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        content = self._answer.content
         try:
-            async for chunk, _ in self._answer.content.iter_chunks():
-                yield chunk
+            if self._is_bulk():
+                async for chunk in self._bulk():
+                    yield chunk
+            else:
+                async for chunk, _ in content.iter_chunks():
+                    yield chunk
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise translated(error, self._request) from error
 
@@ -103,6 +115,35 @@ class _Body(httpx.AsyncByteStream):
             self._answer.release()
         else:
             self._answer.close()
+
+    def _is_bulk(self) -> bool:
+        """Whether enough is still to come, and how much is known."""
+        if self._answer.headers.get("Transfer-Encoding") is not None:
+            return False
+        length = self._answer.content_length
+        return length is not None and length - self._answer.content.total_bytes >= BULK_BYTES
+
+    async def _bulk(self) -> AsyncIterator[bytes]:
+        answer, connection = self._answer, self._answer.connection
+        assert connection is not None  # aiohttp lets go of it only at the body's end
+        assert answer.content_length is not None
+        transport, protocol = connection.transport, connection.protocol
+        if transport is None or protocol is None:
+            raise aiohttp.ServerDisconnectedError
+        # Nothing is awaited from here to the take-over, so no byte slips past between the two.
+        begun = answer.content.read_nowait()
+        protocol.pause_reading()  # with it stops aiohttp's own clock of silence
+        remaining = answer.content_length - answer.content.total_bytes
+        reader = BulkReader(transport, remaining, self._stall)
+        try:
+            if begun:
+                yield begun
+            while chunk := await reader.read():
+                yield chunk
+        finally:
+            reader.give_back()
+        if not reader.remaining:
+            answer.content.feed_eof()  # which gives the connection back to the pool
 
 
 def translated(error: Exception, request: httpx.Request) -> httpx.RequestError:

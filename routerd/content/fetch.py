@@ -106,8 +106,7 @@ class Fetch:
         The last bytes come once the digest is right. Raises what the download failed with.
         """
         while True:
-            ready = self._published - (0 if self._verified else HELD_BACK)
-            end = ready if stop is None else min(ready, stop)
+            end = self._ready if stop is None else min(self._ready, stop)
             if start < end:
                 assert self._spool is not None  # it holds the bytes up to `position`
                 async for chunk in self._spool.read(start, end):
@@ -119,6 +118,15 @@ class Fetch:
                 raise self._error
             else:
                 await self._changed.wait()
+
+    @property
+    def _ready(self) -> int:
+        """Bytes that readers may have: with a known size, only the last ones are held back."""
+        if self._verified:
+            return self._published
+        if self.size is None:
+            return self._published - HELD_BACK
+        return min(self._published, self.size - HELD_BACK)
 
     async def leave(self) -> None:
         """One who joined has read what it wanted, or does not want it any more."""

@@ -14,6 +14,8 @@ def in_order(routes: Sequence[Route]) -> tuple[Route, ...]:
     """Narrowest first: of those left, the ones that contain none of the others, and of these the
     first by the list of config-language.md 2; then again.
     """
+    if len(routes) < 2:
+        return tuple(routes)
     left = sorted(routes, key=lambda route: route.pattern.specificity)
     order: list[Route] = []
     while left:

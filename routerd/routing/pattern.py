@@ -136,13 +136,17 @@ class Pattern:
 
     def matches_repository(self, repository: Repository) -> bool:
         """Whether some reference in this repository matches."""
-        return self.matches_namespace(repository.namespace) and _match_segments(
-            tuple(repository.name.split("/")), self.segments
+        return self.matches_namespace(repository.namespace) and self.matches_segments(
+            tuple(repository.name.split("/"))
         )
+
+    def matches_segments(self, segments: tuple[str, ...]) -> bool:
+        """Whether a repository of these segments matches, in a namespace that does."""
+        return self.segments == (_WHOLE_RUN,) or _match_segments(segments, self.segments)
 
     def matches_namespace(self, namespace: Namespace) -> bool:
         """Whether some repository of this namespace may match."""
-        return self.namespace == namespace or (
+        return self.namespace in (namespace, EVERYTHING) or (
             self.specificity.namespace_is_wild and fnmatchcase2(namespace, self.namespace)
         )
 
@@ -165,7 +169,10 @@ class Pattern:
             self.segments == other.segments and (self.namespace == other.namespace)
         ):
             return True
-        if not self.specificity.repository_is_wild and other.specificity.repository_is_wild:
+        mine, theirs = self.specificity, other.specificity
+        if (theirs.namespace_is_wild and not mine.namespace_is_wild) or (
+            theirs.repository_is_wild and not mine.repository_is_wild
+        ):
             return False
         return (
             self.namespace == other.namespace
@@ -195,20 +202,22 @@ def _match_segments(name: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
     if _WHOLE_RUN not in pattern:
         return len(name) == len(pattern) and _match_equal(name, pattern)
     at = pattern.index(_WHOLE_RUN)
-    head, tail = pattern[:at], pattern[at + 1 :]
-    run = len(name) - len(head) - len(tail)
+    tail = len(pattern) - at - 1
+    run = len(name) - at - tail
     return (
         run >= (0 if tail else 1)
-        and _match_equal(name[: len(head)], head)
-        and _match_equal(name[len(name) - len(tail) :], tail)
+        and _match_equal(name[:at], pattern[:at])
+        and (not tail or _match_equal(name[-tail:], pattern[-tail:]))
     )
 
 
 def _match_equal(name: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
-    return name == pattern or all(
-        one == glob or (not globs.is_literal(glob) and fnmatchcase2(one, glob))
-        for one, glob in zip(name, pattern, strict=True)
-    )
+    if name == pattern:
+        return True
+    for one, glob in zip(name, pattern, strict=True):
+        if one != glob and (globs.is_literal(glob) or not fnmatchcase2(one, glob)):
+            return False
+    return True
 
 
 def _parse_namespace(text: str) -> str:

@@ -5,11 +5,11 @@ Owns the words of config-language.md 3 and 4. Does not own which route wins (`ta
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 IPAddress = IPv4Address | IPv6Address
@@ -108,3 +108,18 @@ class CachePolicy:
 
     ttl: Setting[float | None] = Setting(None)
     stale_if_error: Setting[float] = Setting(14 * 86400.0)
+
+
+NOTHING_SAID = CacheSettings()
+
+
+def cascade(said: Sequence[CacheSettings], default: CachePolicy) -> CachePolicy:
+    """Each key from the first that says it, else from `default` (config-language.md 2)."""
+    values: dict[str, Any] = {}
+    for field in fields(CacheSettings):
+        for settings in said:
+            value = getattr(settings, field.name)
+            if value is not None:
+                values[field.name] = value
+                break
+    return replace(default, **values)

@@ -27,11 +27,13 @@ from routerd.routing.order import in_order, until_the_last_word
 from routerd.routing.pattern import Pattern
 from routerd.routing.policy import (
     DEFAULT_ALLOW,
+    NOTHING_SAID,
     Action,
     CachePolicy,
     Caller,
     Principal,
     Setting,
+    cascade,
 )
 from routerd.routing.refusals import denied, forbidden, no_route, tag_elsewhere
 
@@ -45,8 +47,12 @@ class RouteTable:
     def __init__(self, routes: Iterable[Route], endpoints: Mapping[str, EndpointRule]) -> None:
         self.routes: tuple[Route, ...] = tuple(routes)
         self.endpoints = dict(endpoints)
+        self._policies = {
+            name: cascade([rule.cache], CachePolicy()) for name, rule in self.endpoints.items()
+        }
         self._exact: dict[Repository, list[Route]] = defaultdict(list)
-        self._heads: dict[tuple[str, tuple[str, ...]], list[Route]] = defaultdict(list)
+        # Namespace, then leading segments without wildcards, to the routes that have them.
+        self._heads: dict[str, dict[tuple[str, ...], list[Route]]] = {}
         self._namespaces: set[str] = set()
         self._wild_namespaces: list[Pattern] = []
         for route in self.routes:
@@ -61,7 +67,8 @@ class RouteTable:
             self._exact[repository].append(route)
         else:
             wild = pattern.specificity.namespace_is_wild
-            self._heads[_WILD if wild else pattern.namespace, pattern.literal_head].append(route)
+            heads = self._heads.setdefault(_WILD if wild else pattern.namespace, {})
+            heads.setdefault(pattern.literal_head, []).append(route)
         if pattern.specificity.namespace_is_wild and not pattern.is_everything:
             self._wild_namespaces.append(pattern)
         elif not pattern.is_everything:
@@ -113,11 +120,18 @@ class RouteTable:
         """Every route that matches some reference of the repository, in no order."""
         found = list(self._exact.get(repository, ()))
         segments = tuple(repository.name.split("/"))
-        for namespace in (str(repository.namespace), _WILD):
+        namespace = repository.namespace
+        for key in (namespace, _WILD):
+            heads = self._heads.get(key)
+            if heads is None:
+                continue
             for length in range(len(segments) + 1):
-                for route in self._heads.get((namespace, segments[:length]), ()):
-                    if route.pattern.matches_repository(repository):
-                        found.append(route)
+                found += [
+                    route
+                    for route in heads.get(segments[:length], ())
+                    if (key == namespace or route.pattern.matches_namespace(namespace))
+                    and route.pattern.matches_segments(segments)
+                ]
         return found
 
     def plan(self, repository: Repository, tag: Tag | None) -> Plan:
@@ -166,7 +180,7 @@ class RouteTable:
             return []
         strip = route.destination.strip
         there = Repository(repository.namespace, repository.name.removeprefix(strip))
-        allow = {action: _allow(action, settings) for action in Action}
+        allow = _allow(settings)
         return [
             Candidate(Step(name, there, route, self._cache(name, settings)), allow)
             for name in route.destination.endpoints
@@ -182,14 +196,8 @@ class RouteTable:
 
     def _cache(self, endpoint: str, settings: Sequence[Route]) -> CachePolicy:
         """Each key from the first route that says it, else from the endpoint, else the default."""
-        said = [*(route.cache for route in settings), self.endpoints[endpoint].cache]
-        default = CachePolicy()
-        ttl = next((one.ttl for one in said if one.ttl is not None), None)
-        stale = next((one.stale_if_error for one in said if one.stale_if_error is not None), None)
-        return CachePolicy(
-            ttl=default.ttl if ttl is None else Setting(ttl.value, ttl.origin),
-            stale_if_error=default.stale_if_error if stale is None else stale,
-        )
+        said = [route.cache for route in settings if route.cache != NOTHING_SAID]
+        return cascade(said, self._policies[endpoint]) if said else self._policies[endpoint]
 
     def _permitted(
         self,
@@ -304,8 +312,12 @@ def _once(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
     return tuple(found.values())
 
 
-def _allow(action: Action, settings: Sequence[Route]) -> Setting[tuple[Principal, ...]]:
-    for route in settings:
-        if action in route.allow:
-            return route.allow[action]
-    return DEFAULT_ALLOW[action]
+def _allow(settings: Sequence[Route]) -> Mapping[Action, Setting[tuple[Principal, ...]]]:
+    """For each action what the first route that says it says, else the default."""
+    said = [route.allow for route in settings if route.allow]
+    if not said:
+        return DEFAULT_ALLOW
+    allow = dict(DEFAULT_ALLOW)
+    for one in reversed(said):
+        allow.update(one)
+    return allow

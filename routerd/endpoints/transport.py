@@ -127,23 +127,28 @@ class _Body(httpx.AsyncByteStream):
         answer, connection = self._answer, self._answer.connection
         assert connection is not None  # aiohttp lets go of it only at the body's end
         assert answer.content_length is not None
+        # Nothing is awaited from here to the take-over, so no byte slips past between the two.
+        # Reading makes room, into which the parser may put what it held back: so, until it is dry.
+        begun: list[bytes] = []
+        while chunk := answer.content.read_nowait():
+            begun.append(chunk)
         transport, protocol = connection.transport, connection.protocol
         if transport is None or protocol is None:
             raise aiohttp.ServerDisconnectedError
-        # Nothing is awaited from here to the take-over, so no byte slips past between the two.
-        begun = answer.content.read_nowait()
         protocol.pause_reading()  # with it stops aiohttp's own clock of silence
-        remaining = answer.content_length - answer.content.total_bytes
-        reader = BulkReader(transport, remaining, self._stall)
+        reader = BulkReader(
+            transport, answer.content_length - answer.content.total_bytes, self._stall
+        )
         try:
-            if begun:
-                yield begun
+            for chunk in begun:
+                yield chunk
             while chunk := await reader.read():
                 yield chunk
         finally:
             reader.give_back()
-        if not reader.remaining:
-            answer.content.feed_eof()  # which gives the connection back to the pool
+        if reader.remaining:
+            raise aiohttp.ClientPayloadError(f"{reader.remaining} bytes of the body did not come")
+        answer.content.feed_eof()  # which gives the connection back to the pool
 
 
 def translated(error: Exception, request: httpx.Request) -> httpx.RequestError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -51,12 +52,14 @@ Answer = Script | Callable[[Asked], Script | Awaitable[Script]]
 class Upstream:
     """The scripted server. `paths` maps a path to a script, or to a function of the request."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.paths: dict[str, Answer] = {"/v2/": Script(b"{}")}
         self.asked: list[Asked] = []
+        self.connections: list[asyncio.StreamWriter] = []  # every one that was ever accepted
         self.port = 0
+        self._tls = tls
         self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.StreamWriter] = set()
+        self._open: set[asyncio.StreamWriter] = set()
 
     @property
     def url(self) -> str:
@@ -82,27 +85,30 @@ class Upstream:
         return digest
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(
+            self._serve, "127.0.0.1", self.port, ssl=self._tls
+        )
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         """Refuse connections from here on, and cut those that are open."""
         if self._server is not None:
             self._server.close()
-            for writer in list(self._connections):
+            for writer in list(self._open):
                 writer.transport.abort()
             await self._server.wait_closed()
             self._server = None
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections.add(writer)
+        self.connections.append(writer)
+        self._open.add(writer)
         try:
             while await self._answer(reader, writer):
                 pass
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
-            self._connections.discard(writer)
+            self._open.discard(writer)
             writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
@@ -150,9 +156,9 @@ class Upstream:
 
 
 @asynccontextmanager
-async def upstream() -> AsyncIterator[Upstream]:
+async def upstream(tls: ssl.SSLContext | None = None) -> AsyncIterator[Upstream]:
     """A started server, stopped in the end."""
-    server = Upstream()
+    server = Upstream(tls)
     await server.start()
     try:
         yield server

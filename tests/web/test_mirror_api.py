@@ -224,8 +224,9 @@ async def test_a_broken_body_ends_short_and_nothing_is_kept(
     hub.paths[f"/v2/{name}/blobs/{digest}"] = Script(**script)  # type: ignore[arg-type]
     async with serving(policy(hub)) as wire:
         reply = await wire.get(f"/v2/{name}/blobs/{digest}")
-        assert not reply.complete or reply.status >= 500
-        assert len(reply.body) < len(LAYER)
+        if reply.status < 500:
+            assert not reply.complete
+            assert len(reply.body) < int(reply.headers["content-length"])
         hub.paths.clear()
         assert (await wire.get(f"/v2/{name}/blobs/{digest}")).status == 404
         store = tmp_path / "data" / "local"

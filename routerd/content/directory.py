@@ -31,7 +31,7 @@ from routerd.content.ingest import FileIngest
 from routerd.content.links import LinkKind, Scope, TagEntry
 from routerd.content.schema import NewerIndex
 from routerd.content.store import CHUNK, StoreError
-from routerd.content.uploads import FileUpload, UploadTable
+from routerd.content.uploads import IngestUpload, UploadTable
 from routerd.oci.manifest import Manifest
 from routerd.oci.reference import Digest, Tag
 from routerd.runtime.blocking import run_blocking
@@ -140,24 +140,27 @@ class DirectoryStore:
         path = self._path / "spool" / secrets.token_hex(_ID_BYTES)
         return await run_blocking(FileIngest, path, self._blob, self.index)
 
-    async def start_upload(self, scope: Scope) -> FileUpload:
+    async def start_upload(self, scope: Scope) -> IngestUpload:
         """A new upload. Raises StoreFull."""
         session = secrets.token_hex(_ID_BYTES)
-        path = self._path / "uploads" / session
-        upload = await run_blocking(FileUpload, session, scope, path, self._blob, self.index)
-        await self.index.add_upload(scope, session, path.name, f"pid:{os.getpid()}")
+        upload = await self._open_upload(scope, session)
+        await self.index.add_upload(scope, session, session, f"pid:{os.getpid()}")
         return self._uploads.add(upload)
 
-    async def upload(self, scope: Scope, session: str) -> FileUpload | None:
+    async def upload(self, scope: Scope, session: str) -> IngestUpload | None:
         """An upload of this scope by its id, whichever process began it."""
         if await self.index.upload_scope(session) != scope:
             return None
         upload = self._uploads.get(session)
         if upload is None:
-            path = self._path / "uploads" / session
-            upload = await run_blocking(FileUpload, session, scope, path, self._blob, self.index)
-            upload = self._uploads.add(upload)
+            upload = self._uploads.add(await self._open_upload(scope, session))
         return upload
+
+    async def _open_upload(self, scope: Scope, session: str) -> IngestUpload:
+        path = self._path / "uploads" / session
+        # What is there already is hashed, which blocks.
+        ingest = await run_blocking(FileIngest, path, self._blob, self.index)
+        return IngestUpload(session, scope, ingest, self.index)
 
     def _blob(self, digest: Digest) -> Path:
         return self._path / "blobs" / digest.algorithm / digest.encoded[:2] / digest.encoded

@@ -1,4 +1,4 @@
-"""Uploads in a directory: ingests that are known by an id and outlive request and process.
+"""Uploads: ingests that are known by an id and outlive request and process.
 
 Owns that one request at a time writes a session, and how many sessions are held open. Does not own
 the HTTP of it (`web/uploads.py`).
@@ -6,35 +6,27 @@ the HTTP of it (`web/uploads.py`).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from routerd.content.index import Index
-from routerd.content.ingest import FileIngest
 from routerd.content.links import Scope
+from routerd.content.store import Ingest
 from routerd.oci.errors import Code, RegistryError
 from routerd.oci.reference import Digest
 from routerd.runtime.blocking import finish_blocking
 
-OPEN_UPLOADS = 256  # sessions whose file and hash are held; others are opened and hashed anew
+OPEN_UPLOADS = 256  # sessions whose ingest is held; others are opened and hashed anew
 
 
-class FileUpload:
-    """An `Upload` in a file. Making one blocks: what is there already is hashed."""
+class IngestUpload:
+    """An `Upload` that is an ingest with an id; it ends with the commit or the cancellation."""
 
-    def __init__(
-        self,
-        session: str,
-        scope: Scope,
-        path: Path,
-        place: Callable[[Digest], Path],
-        index: Index,
-    ) -> None:
+    def __init__(self, session: str, scope: Scope, ingest: Ingest, index: Index) -> None:
         self.id = session
         self._scope = scope
         self._index = index
-        self._ingest = FileIngest(path, place, index)
+        self._ingest = ingest
         self.busy = False  # a request is writing to it
         self.ended = False
 
@@ -68,7 +60,7 @@ class FileUpload:
             await self._end()
 
     def close(self) -> None:
-        """Let go of the file; the session goes on from it another time."""
+        """Let go of the ingest; the session goes on from it another time."""
         self._ingest.close()
 
     async def _end(self) -> None:
@@ -96,9 +88,9 @@ class UploadTable:
     """The uploads that this process holds open, the least recently used idle ones closed first."""
 
     def __init__(self) -> None:
-        self._open: dict[str, FileUpload] = {}
+        self._open: dict[str, IngestUpload] = {}
 
-    def get(self, session: str) -> FileUpload | None:
+    def get(self, session: str) -> IngestUpload | None:
         """An open upload."""
         upload = self._open.pop(session, None)
         if upload is None or upload.ended:
@@ -106,7 +98,7 @@ class UploadTable:
         self._open[session] = upload
         return upload
 
-    def add(self, upload: FileUpload) -> FileUpload:
+    def add(self, upload: IngestUpload) -> IngestUpload:
         """Hold `upload` open; the one held already, where two requests opened it at once."""
         held = self.get(upload.id)
         if held is not None:

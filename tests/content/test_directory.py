@@ -20,9 +20,7 @@ from routerd.content.directory import DirectoryStore
 from routerd.content.links import LinkKind, Scope
 from routerd.content.store import StoreError, StoreFull
 from routerd.oci.errors import RegistryError
-from routerd.oci.manifest import OCI_MANIFEST, Manifest
-from routerd.oci.reference import Digest, Tag
-from upstream import digest_of, image
+from routerd.oci.reference import Digest
 
 HERE = Scope("local", "docker.io/team/app")
 THERE = Scope("local", "docker.io/other/app")
@@ -70,17 +68,6 @@ async def test_what_was_committed_is_there_after_a_restart(tmp_path: Path) -> No
     await again.aclose()
 
 
-async def test_content_is_seen_only_through_a_link_of_its_kind(store: DirectoryStore) -> None:
-    digest = await put(store, DATA)
-    assert await content(store, digest, THERE) is None
-    assert await store.open(HERE, digest, LinkKind.MANIFEST) is None
-    await store.index.add_blob_link(THERE, digest)
-    assert await content(store, digest, THERE) == DATA
-    assert await store.index.delete_link(HERE, digest, LinkKind.BLOB)
-    assert await content(store, digest, HERE) is None
-    assert await content(store, digest, THERE) == DATA
-
-
 async def test_a_wrong_digest_is_refused_and_nothing_is_left(
     store: DirectoryStore, tmp_path: Path
 ) -> None:
@@ -92,15 +79,6 @@ async def test_a_wrong_digest_is_refused_and_nothing_is_left(
     for folder in ("blobs", "spool", "uploads"):
         assert files(tmp_path / "store", folder) == []
     assert await store.upload(HERE, upload.id) is None
-
-
-async def test_sha512_is_kept_by_its_own_name(store: DirectoryStore) -> None:
-    digest = Digest.parse(digest_of(DATA, "sha512"))
-    upload = await store.start_upload(HERE)
-    await upload.append(stream(DATA))
-    await upload.commit(digest, "")
-    assert await content(store, digest) == DATA
-    assert await content(store, Digest.of(DATA)) is None
 
 
 async def test_an_upload_goes_on_after_a_restart(tmp_path: Path) -> None:
@@ -119,37 +97,6 @@ async def test_an_upload_goes_on_after_a_restart(tmp_path: Path) -> None:
     await resumed.commit(Digest.of(b"first second"), "")
     assert await content(again, Digest.of(b"first second")) == b"first second"
     await again.aclose()
-
-
-async def test_what_arrived_stays_when_the_client_breaks_off(store: DirectoryStore) -> None:
-    upload = await store.start_upload(HERE)
-
-    async def broken() -> AsyncIterator[bytes]:
-        yield b"abc"
-        raise ConnectionError
-
-    with pytest.raises(ConnectionError):
-        await upload.append(broken())
-    assert upload.offset == 3
-
-
-async def test_two_requests_on_one_upload_do_not_mix(store: DirectoryStore) -> None:
-    upload = await store.start_upload(HERE)
-    gate = asyncio.Event()
-
-    async def slow() -> AsyncIterator[bytes]:
-        await gate.wait()
-        yield b"abc"
-
-    writing = asyncio.ensure_future(upload.append(slow()))
-    await asyncio.sleep(0)
-    same = await store.upload(HERE, upload.id)
-    assert same is upload
-    with pytest.raises(RegistryError, match="another request"):
-        await same.append(stream(b"xyz"))
-    gate.set()
-    await writing
-    await upload.commit(Digest.of(b"abc"), "")
 
 
 async def test_an_upload_that_nobody_goes_on_with_is_forgotten(tmp_path: Path) -> None:
@@ -251,27 +198,6 @@ async def test_the_directory_is_for_its_owner_only(store: DirectoryStore, tmp_pa
     assert all(path.stat().st_mode & 0o077 == 0 for path in files(tmp_path / "store", "blobs"))
 
 
-async def test_a_manifest_is_linked_listed_and_tagged(store: DirectoryStore) -> None:
-    manifest = Manifest.parse(image(b"config", DATA), OCI_MANIFEST)
-    digest = manifest.descriptor.digest
-    await store.add_manifest(HERE, manifest, tag=Tag("1"), validated_at=5.0, etag="e")
-    assert await store.manifest(HERE, digest) == manifest
-    assert await store.manifest(THERE, digest) is None
-    entry = await store.index.tag(HERE, Tag("1"))
-    assert entry is not None
-    assert (entry.digest, entry.validated_at, entry.etag) == (digest, 5.0, "e")
-    # A mention gives no sight, but says who announced it.
-    listed = Digest.of(DATA)
-    assert await store.open(HERE, listed) is None
-    assert await store.index.announcers(listed, [HERE, THERE]) == {HERE}
-    assert await store.index.announcers(digest, [HERE, THERE]) == {HERE}
-    assert await store.index.holders(digest, [HERE, THERE], LinkKind.MANIFEST) == {HERE}
-    assert await store.index.holders(digest, [HERE, THERE], LinkKind.BLOB) == set()
-    # The manifest takes its tags with it.
-    assert await store.index.delete_link(HERE, digest, LinkKind.MANIFEST)
-    assert await store.index.tag(HERE, Tag("1")) is None
-
-
 async def test_a_look_up_is_remembered_until_another_process_changes_the_index(
     store: DirectoryStore, tmp_path: Path
 ) -> None:
@@ -295,14 +221,6 @@ async def test_a_look_up_is_remembered_until_another_process_changes_the_index(
     )
     subprocess.run([sys.executable, "-c", script, tmp_path / "store" / "index.sqlite"], check=True)
     assert await store.index.link(HERE, digest, LinkKind.BLOB) is None
-
-
-async def test_tags_come_in_the_order_of_their_bytes(store: DirectoryStore) -> None:
-    manifest = Manifest.parse(image(b"config"), OCI_MANIFEST)
-    for tag in ("b", "B", "a", "10", "9"):
-        await store.add_manifest(HERE, manifest, tag=Tag(tag), validated_at=0)
-    assert await store.index.tags(HERE, "", 10) == ["10", "9", "B", "a", "b"]
-    assert await store.index.tags(HERE, "9", 2) == ["B", "a"]
 
 
 @pytest.fixture

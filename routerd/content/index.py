@@ -153,8 +153,8 @@ class Index:
 
         await self._database.write(write)
 
-    async def validated(self, scope: Scope, tag: Tag, entry: TagEntry) -> None:
-        """Upstream said that the tag is still `entry`. Nothing where it is another by now."""
+    async def checked(self, scope: Scope, tag: Tag, entry: TagEntry) -> None:
+        """What came of asking for the tag again. Nothing where it is another digest by now."""
         t = schema.tags.c
         await self._database.write(
             lambda c: c.execute(

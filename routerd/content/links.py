@@ -40,9 +40,15 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class TagEntry:
-    """What a tag was when it was last validated, and what upstream said of it then."""
+    """What a tag was when it was last validated, and what upstream said of it then.
+
+    `checked_at` is when it was last asked for in vain, `gone_at` since when upstream says that there
+    is no such tag. Both are None after a check that confirmed it. UTC seconds.
+    """
 
     digest: Digest
     validated_at: float
     cache_control: str = ""
     etag: str = ""
+    checked_at: float | None = None
+    gone_at: float | None = None

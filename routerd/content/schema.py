@@ -21,6 +21,7 @@ from sqlalchemy import (
     Table,
     inspect,
     select,
+    text,
 )
 
 metadata = MetaData()
@@ -69,6 +70,8 @@ tags = Table(
     Column("validated_at", Float, nullable=False),
     Column("cache_control", String, nullable=False),
     Column("etag", String, nullable=False),
+    Column("checked_at", Float, nullable=True),
+    Column("gone_at", Float, nullable=True),
     Index("tag_by_digest", "endpoint", "repository", "digest"),
 )
 
@@ -146,27 +149,29 @@ class NewerIndex(Exception):
     """The database was written by a newer routerd."""
 
 
-def _create(connection: Connection) -> None:
-    metadata.create_all(connection)
-    connection.execute(changes.insert().values(value=0))
+def _add_failed_checks(connection: Connection) -> None:
+    for column in (tags.c.checked_at, tags.c.gone_at):
+        connection.execute(text(f"ALTER TABLE tag ADD COLUMN {column.name} FLOAT"))
 
 
-# Each entry leads from the version that is its position to the next. Entries are never changed once
-# released; a new table or column is a new entry.
-MIGRATIONS: Sequence[Callable[[Connection], None]] = (_create,)
+# Each entry leads from the version that is its position, counted from 1, to the next. Entries are
+# never changed once released; a new table or column is a new entry and stands in `metadata` as well.
+MIGRATIONS: Sequence[Callable[[Connection], None]] = (_add_failed_checks,)
+NEWEST = len(MIGRATIONS) + 1
 
 
 def migrate(connection: Connection) -> None:
     """Bring the database to the newest version, in the caller's transaction. Raises NewerIndex."""
     if not inspect(connection).has_table(version.name):
-        version.create(connection)
-        connection.execute(version.insert().values(version=0))
+        metadata.create_all(connection)
+        connection.execute(changes.insert().values(value=0))
+        connection.execute(version.insert().values(version=NEWEST))
+        return
     current = connection.execute(select(version.c.version)).scalar_one()
-    if current > len(MIGRATIONS):
+    if current > NEWEST:
         raise NewerIndex(
-            f"its index has version {current}, this routerd knows {len(MIGRATIONS)}: "
-            "a newer routerd wrote it"
+            f"its index has version {current}, this routerd knows {NEWEST}: a newer routerd wrote it"
         )
-    for step in MIGRATIONS[current:]:
+    for step in MIGRATIONS[current - 1 :]:
         step(connection)
-    connection.execute(version.update().values(version=len(MIGRATIONS)))
+    connection.execute(version.update().values(version=NEWEST))

@@ -43,6 +43,8 @@ def tag_row(entry: TagEntry) -> dict[str, Any]:
         "validated_at": entry.validated_at,
         "cache_control": entry.cache_control,
         "etag": entry.etag,
+        "checked_at": entry.checked_at,
+        "gone_at": entry.gone_at,
     }
 
 
@@ -101,10 +103,10 @@ def select_link(
 def select_tag(connection: Connection, scope: Scope, tag: Tag) -> TagEntry | None:
     t = schema.tags.c
     row = connection.execute(
-        select(t.digest, t.validated_at, t.cache_control, t.etag).where(
+        select(t.digest, t.validated_at, t.cache_control, t.etag, t.checked_at, t.gone_at).where(
             in_scope(schema.tags, scope), t.tag == tag
         )
     ).first()
     if row is None:
         return None
-    return TagEntry(Digest.parse(row.digest), row.validated_at, row.cache_control, row.etag)
+    return TagEntry(Digest.parse(row.digest), *row[1:])

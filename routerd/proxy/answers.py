@@ -22,6 +22,8 @@ class Result(StrEnum):
     HIT = "hit"  # from what is stored
     REVALIDATED = "revalidated"  # from what is stored, after upstream said it is current
     STALE = "stale"  # from what is stored, although upstream could not be asked
+    GONE = "stale-gone"  # from what is stored, although upstream says that there is no such tag
+    REVALIDATING = "stale-revalidating"  # from what is stored, while upstream is asked behind it
     MISS = "miss"  # from upstream, stored
     COLLAPSED = "collapsed"  # from a download that another client began
     BYPASS = "bypass"  # from upstream, an endpoint without a cache

@@ -1,23 +1,21 @@
 """A remote endpoint seen through its cache: local first, then upstream, streamed while stored.
 
-Owns when upstream is asked, and that one question serves every client that waits for its answer.
-Does not own how fresh an entry is (`freshness.py`), the download (`content/fetch.py`) or the bytes.
+Owns when upstream is asked for a blob, and who gets to see it. Does not own manifests
+(`manifests.py`), the download (`content/fetch.py`) or the bytes.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import structlog
-from cachetools import LRUCache, TTLCache
+from cachetools import TTLCache
 
 from routerd.content.fetch import FetchTable
-from routerd.content.links import LinkKind, Scope, TagEntry
-from routerd.content.store import ContentStore, StoreFull
-from routerd.endpoints.base import Endpoint, EndpointError, Fetched, TagPage
-from routerd.oci.manifest import Manifest
+from routerd.content.links import LinkKind, Scope
+from routerd.content.store import ContentStore
+from routerd.endpoints.base import Endpoint, TagPage
 from routerd.oci.reference import Digest, Reference, Repository
 from routerd.proxy.answers import (
     BlobAnswer,
@@ -27,26 +25,14 @@ from routerd.proxy.answers import (
     Result,
     Source,
 )
-from routerd.proxy.freshness import Freshness, assess
+from routerd.proxy.manifests import CachedManifests, Wanted
 from routerd.routing.decision import Step
-from routerd.routing.policy import Fallback
-from routerd.runtime.flight import SingleFlight
 from routerd.runtime.tasks import Tasks
 
 log = structlog.get_logger("routerd.cache")
 
-MANIFESTS_IN_MEMORY = 32 * 1024 * 1024  # bytes of manifest bodies kept parsed, an endpoint
 SIZES_IN_MEMORY = 10_000  # blobs whose size a HEAD upstream told
 SIZES_SECONDS = 300.0  # for how long such an answer is believed
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What upstream's answer about a manifest came to, for every client that waited for it."""
-
-    manifest: Manifest
-    result: Result
-    cache_control: str
 
 
 class CachedEndpoint:
@@ -63,11 +49,7 @@ class CachedEndpoint:
         self.store = store
         self._endpoint = endpoint
         self._fetches = fetches
-        self._clock = clock
-        self._flights: SingleFlight[tuple[Scope, str], _Outcome] = SingleFlight(tasks)
-        self._manifests: LRUCache[tuple[Digest, str], Manifest] = LRUCache(
-            MANIFESTS_IN_MEMORY, getsizeof=lambda manifest: len(manifest.body)
-        )
+        self._manifests = CachedManifests(endpoint, store, tasks, clock)
         self._sizes: TTLCache[tuple[Scope, Digest], int] = TTLCache(
             SIZES_IN_MEMORY, SIZES_SECONDS, timer=clock
         )
@@ -78,103 +60,10 @@ class CachedEndpoint:
 
     async def manifest(self, step: Step, reference: Reference, request: Request) -> ManifestAnswer:
         """The manifest: a tag while it is fresh, a digest for ever, without asking upstream."""
-        scope = self.scope(step.repository)
         there = Reference(step.repository, reference.tag, reference.digest)
-        if there.digest is not None:
-            manifest = await self._stored(scope, there.digest)
-            if manifest is not None:
-                return self._answer(step, manifest, Result.HIT)
-            outcome = await self._ask_once(scope, there, None, request)
-            return self._answer(step, outcome.manifest, outcome.result)
-        return await self._tagged(step, scope, there, request)
-
-    async def _tagged(
-        self, step: Step, scope: Scope, reference: Reference, request: Request
-    ) -> ManifestAnswer:
-        assert reference.tag is not None
-        entry = await self.store.index.tag(scope, reference.tag)
-        stored = None if entry is None else await self._stored(scope, entry.digest)
-        freshness = Freshness(left=0.0, usable_on_error=False)
-        if entry is not None and stored is not None:
-            freshness = assess(entry.validated_at, entry.cache_control, step.cache, self._clock())
-            if freshness.fresh:
-                return self._answer(step, stored, Result.HIT, freshness.left)
-        try:
-            known = entry if stored is not None else None
-            outcome = await self._ask_once(scope, reference, known, request)
-        except EndpointError as error:
-            if (
-                error.reason is Fallback.UNAVAILABLE
-                and stored is not None
-                and freshness.usable_on_error
-            ):
-                log.warning("serving a stale tag", reference=str(reference), why=error.message)
-                return self._answer(step, stored, Result.STALE, freshness.left)
-            raise
-        now = self._clock()
-        left = assess(now, outcome.cache_control, step.cache, now).left
-        return self._answer(step, outcome.manifest, outcome.result, left)
-
-    async def _ask_once(
-        self, scope: Scope, reference: Reference, entry: TagEntry | None, request: Request
-    ) -> _Outcome:
-        """Ask upstream about a manifest, once for all who wait."""
-
-        async def ask() -> _Outcome:
-            if entry is not None and (
-                kept := await self._revalidate(scope, reference, entry, request)
-            ):
-                return kept
-            fetched = await self._endpoint.manifest(reference, request.via)
-            result = await self._keep(scope, reference, fetched)
-            return _Outcome(fetched.manifest, result, fetched.cache_control)
-
-        return await self._flights.do((scope, reference.in_path), ask)
-
-    async def _revalidate(
-        self, scope: Scope, reference: Reference, entry: TagEntry, request: Request
-    ) -> _Outcome | None:
-        """HEAD, which Docker Hub does not count. None where the tag is another manifest now."""
-        resolved = await self._endpoint.resolve(reference, request.via)
-        if resolved.descriptor.digest != entry.digest:
-            return None
-        manifest = await self._stored(scope, entry.digest)
-        if manifest is None:
-            return None
-        assert reference.tag is not None
-        now = self._clock()
-        renewed = TagEntry(entry.digest, now, resolved.cache_control, resolved.etag)
-        await self.store.index.validated(scope, reference.tag, renewed)
-        return _Outcome(manifest, Result.REVALIDATED, resolved.cache_control)
-
-    async def _keep(self, scope: Scope, reference: Reference, fetched: Fetched) -> Result:
-        """Store a manifest, then its tag: never a tag whose manifest is not there."""
-        manifest = fetched.manifest
-        try:
-            await self.store.add_manifest(
-                scope,
-                manifest,
-                tag=reference.tag,
-                validated_at=self._clock(),
-                cache_control=fetched.cache_control,
-                etag=fetched.etag,
-            )
-        except StoreFull as error:
-            log.error("manifest not kept", reference=str(reference), why=error.message)
-            return Result.BYPASS
-        return Result.MISS
-
-    async def _stored(self, scope: Scope, digest: Digest) -> Manifest | None:
-        link = await self.store.index.link(scope, digest, LinkKind.MANIFEST)
-        if link is None:
-            return None
-        key = (digest, link.media_type)
-        manifest = self._manifests.get(key)
-        if manifest is None:
-            manifest = await self.store.manifest(scope, digest)
-            if manifest is not None:
-                self._manifests[key] = manifest
-        return manifest
+        wanted = Wanted(self.scope(step.repository), there, step.cache, request)
+        served = await self._manifests.get(wanted)
+        return ManifestAnswer(served.manifest, self._source(step, served.result, served.ttl))
 
     async def blob_facts(self, step: Step, digest: Digest, request: Request) -> BlobFacts:
         """The size, from what is stored or coming in, else by one HEAD upstream."""
@@ -231,11 +120,6 @@ class CachedEndpoint:
     async def tags(self, step: Step, request: Request, last: str, n: int) -> TagPage:
         """Upstream's own list."""
         return await self._endpoint.tags(step.repository, request.via, last, n)
-
-    def _answer(
-        self, step: Step, manifest: Manifest, result: Result, ttl: float | None = None
-    ) -> ManifestAnswer:
-        return ManifestAnswer(manifest, self._source(step, result, ttl))
 
     def _source(self, step: Step, result: Result, ttl: float | None = None) -> Source:
         return Source(step, result, self._endpoint.private, ttl)

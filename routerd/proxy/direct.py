@@ -7,8 +7,7 @@ its digest is right. Does not own caching (`cached.py`).
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 from routerd.content.links import Scope
@@ -24,7 +23,7 @@ from routerd.proxy.answers import (
     Result,
     Source,
 )
-from routerd.proxy.freshness import assess
+from routerd.proxy.freshness import lifetime_of
 from routerd.routing.decision import Step
 from routerd.routing.policy import Fallback
 from routerd.runtime.blocking import run_blocking
@@ -37,10 +36,8 @@ class DirectEndpoint:
         self,
         endpoint: Endpoint,
         store: ContentStore | None,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._endpoint = endpoint
-        self._clock = clock
         self.store = store  # of a storage endpoint its own
         self._result = Result.BYPASS if store is None else Result.HIT
 
@@ -54,8 +51,7 @@ class DirectEndpoint:
         fetched = await self._endpoint.manifest(there, request.via)
         ttl = None
         if reference.tag is not None and self.store is None:
-            now = self._clock()
-            ttl = assess(now, fetched.cache_control, step.cache, now).left
+            ttl = lifetime_of(fetched.cache_control, step.cache)
         elif reference.tag is not None:
             ttl = 0.0  # a push to this storage counts with the next request
         return ManifestAnswer(fetched.manifest, self._source(step, ttl))

@@ -1,14 +1,18 @@
-"""How fresh a cached tag is: a pure function of the entry, the policy and the time.
+"""How fresh a cached tag is: pure functions of the entry, the policy and the time.
 
-Owns the arithmetic of config-language.md 4 for `ttl` and `stale_if_error`. Does not own asking
-upstream. Freshness is computed from when the entry was last validated and what upstream said then,
-never stored as an expiry, so a changed policy counts at once. Times are UTC seconds.
+Owns the arithmetic of config-language.md 4. Does not own asking upstream, nor writing down what it
+said (`cached.py`). Freshness is computed from when the entry was last validated and what upstream
+said then, never stored as an expiry, so a changed policy counts at once. Times are UTC seconds.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from enum import StrEnum
 
+from routerd.content.links import TagEntry
+from routerd.oci.reference import Tag
 from routerd.routing.policy import CachePolicy
 
 DEFAULT_TTL = 300.0  # seconds; upstream says nothing (config-language.md 4, `ttl`)
@@ -16,21 +20,69 @@ UPSTREAM_TTL_LIMIT = 86400.0  # seconds; upstream's max-age counts up to this
 _DELTA_SECONDS_DIGITS = 10  # RFC 9111 1.2.2: larger values are treated as "very long"
 
 
+class Verdict(StrEnum):
+    """What to do for a tag whose manifest is stored."""
+
+    FRESH = "fresh"  # serve it
+    BEHIND = "behind"  # serve it, and ask upstream behind it
+    ASK = "ask"  # ask upstream first
+    STALE = "stale"  # upstream failed a moment ago: serve it, marked, without asking
+    FAILED = "failed"  # upstream failed a moment ago, and it is too old to be served
+    GONE = "gone"  # upstream said a moment ago that there is no such tag: serve it, marked
+
+
 @dataclass(frozen=True, slots=True)
 class Freshness:
     """What a cached tag may be used for now.
 
-    `left`: seconds for which it needs no question upstream; 0 or less: ask first.
-    `usable_on_error`: whether it may be served when that fails with 429, 5xx or no answer.
+    `left`: seconds for which it needs no question upstream; 0 or less: none.
+    `usable_on_error`, `usable_when_gone`: whether it may be served when upstream answers with 429,
+    5xx or nothing, or when it says that it has no such tag.
     """
 
+    verdict: Verdict
     left: float
     usable_on_error: bool
+    usable_when_gone: bool
 
-    @property
-    def fresh(self) -> bool:
-        """Serve without asking."""
-        return self.left > 0
+
+def assess(entry: TagEntry, tag: Tag, policy: CachePolicy, now: float) -> Freshness:
+    """The freshness of a tag whose manifest is stored."""
+    if policy.is_immutable(tag):
+        return Freshness(Verdict.FRESH, math.inf, True, True)
+    lifetime = lifetime_of(entry.cache_control, policy)
+    age = now - entry.validated_at
+    # An entry from the future was written before a clock was set back: of its age nothing is known.
+    left = lifetime - age if age >= 0 else min(0.0, lifetime)
+    since_gone = 0.0 if entry.gone_at is None else max(0.0, now - entry.gone_at)
+    usable_on_error = age < lifetime + policy.stale_if_error.value
+    usable_when_gone = since_gone < policy.stale_if_gone.value
+    verdict = Verdict.ASK
+    if _waits(entry, policy, now):
+        if entry.gone_at is None:
+            verdict = Verdict.STALE if usable_on_error else Verdict.FAILED
+        elif usable_when_gone:
+            verdict = Verdict.GONE
+    elif entry.gone_at is None and left > 0:
+        verdict = Verdict.FRESH
+    elif entry.gone_at is None and left > -policy.stale_while_revalidate.value:
+        verdict = Verdict.BEHIND
+    return Freshness(verdict, left, usable_on_error, usable_when_gone)
+
+
+def _waits(entry: TagEntry, policy: CachePolicy, now: float) -> bool:
+    """Whether the last check did not confirm the tag, and the next one is not due yet."""
+    return (
+        entry.checked_at is not None
+        and entry.checked_at >= entry.validated_at
+        and 0 <= now - entry.checked_at < policy.recheck.value
+    )
+
+
+def lifetime_of(cache_control: str, policy: CachePolicy) -> float:
+    """Seconds for which a tag is served without asking: what is written, else upstream's words."""
+    written = policy.ttl.value
+    return upstream_ttl(cache_control) if written is None else written
 
 
 def directives(cache_control: str) -> dict[str, str]:
@@ -58,15 +110,3 @@ def upstream_ttl(cache_control: str) -> float:
             return UPSTREAM_TTL_LIMIT
         return min(float(digits), UPSTREAM_TTL_LIMIT)
     return DEFAULT_TTL
-
-
-def assess(validated_at: float, cache_control: str, policy: CachePolicy, now: float) -> Freshness:
-    """The freshness of a tag that upstream validated, with these words, at `validated_at`."""
-    written = policy.ttl.value
-    lifetime = upstream_ttl(cache_control) if written is None else written
-    # A clock that was set back must not make an entry young for longer than its lifetime.
-    age = max(0.0, now - validated_at)
-    return Freshness(
-        left=lifetime - age,
-        usable_on_error=age < lifetime + policy.stale_if_error.value,
-    )

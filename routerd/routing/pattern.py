@@ -7,6 +7,7 @@ of fnmatch2. Does not own which route wins among several (`table.py`).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,6 +27,9 @@ from routerd.routing import globs
 
 EVERYTHING = "*"  # the key that alone means: every name in every namespace
 _WHOLE_RUN = globs.WHOLE_RUN
+# Tags that stand for the referrers of a digest and so grow (distribution-spec 1.1, "Referrers Tag
+# Schema").
+_REFERRERS_TAG = "sha256-"
 
 _CLASS = r"\[!?[A-Za-z0-9._-]+\]"
 _SEGMENT = re.compile(rf"(?:[a-z0-9._*?-]|{_CLASS})+", re.ASCII)
@@ -192,6 +196,29 @@ class Pattern:
 
     def __str__(self) -> str:
         return EVERYTHING if self.is_everything and self.tag is None else self.specificity.text
+
+
+@dataclass(frozen=True, slots=True)
+class TagGlobs:
+    """Some tags, by globs as in a pattern's tag part (config-language.md 4, `immutable_tags`)."""
+
+    globs: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, texts: Iterable[str]) -> TagGlobs:
+        """Raises BadPattern."""
+        found = tuple(texts)
+        for text in found:
+            if not _TAG.fullmatch(text):
+                raise BadPattern(f"'{text}' is not a tag with wildcards")
+            _check_classes(text)
+        return cls(found)
+
+    def match(self, tag: Tag) -> bool:
+        """Whether one of the globs takes the tag; never one that stands for a digest."""
+        return not tag.startswith(_REFERRERS_TAG) and any(
+            fnmatchcase2(tag, glob) for glob in self.globs
+        )
 
 
 def _match_segments(name: tuple[str, ...], pattern: tuple[str, ...]) -> bool:

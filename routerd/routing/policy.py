@@ -11,6 +11,9 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, Generic, TypeVar
 
+from routerd.oci.reference import Tag
+from routerd.routing.pattern import TagGlobs
+
 T = TypeVar("T")
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
@@ -96,18 +99,33 @@ class CacheSettings:
     """The keys of `cache` that one endpoint or route says; None is "not said here". Seconds."""
 
     ttl: Setting[float] | None = None
+    stale_while_revalidate: Setting[float] | None = None
     stale_if_error: Setting[float] | None = None
+    stale_if_gone: Setting[float] | None = None
+    negative_ttl: Setting[float] | None = None
+    recheck: Setting[float] | None = None
+    immutable_tags: Setting[TagGlobs] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class CachePolicy:
     """The effective cache policy of one step, by the cascade. Seconds; `math.inf` is `never`.
 
-    A `ttl` of None means: what upstream's Cache-Control says (config-language.md 4).
+    The defaults are those of config-language.md 4. A `ttl` of None means: what upstream's
+    Cache-Control says.
     """
 
     ttl: Setting[float | None] = Setting(None)
+    stale_while_revalidate: Setting[float] = Setting(0.0)
     stale_if_error: Setting[float] = Setting(14 * 86400.0)
+    stale_if_gone: Setting[float] = Setting(86400.0)
+    negative_ttl: Setting[float] = Setting(10.0)
+    recheck: Setting[float] = Setting(30.0)
+    immutable_tags: Setting[TagGlobs] = Setting(TagGlobs())
+
+    def is_immutable(self, tag: Tag) -> bool:
+        """Whether the tag never changes once it is known (config-language.md 4)."""
+        return self.immutable_tags.value.match(tag)
 
 
 NOTHING_SAID = CacheSettings()

@@ -25,6 +25,10 @@ class SingleFlight(Generic[K, V]):
     def __len__(self) -> int:
         return len(self._running)
 
+    def is_running(self, key: K) -> bool:
+        """Whether somebody waits for it already."""
+        return key in self._running
+
     async def do(self, key: K, work: Callable[[], Awaitable[V]]) -> V:
         """The outcome of the running call for `key`; of `work()`, if none runs."""
         outcome = self._running.get(key)

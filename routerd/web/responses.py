@@ -23,13 +23,20 @@ COMMON = {
     "X-Content-Type-Options": "nosniff",
 }
 IMMUTABLE = "max-age=31536000, immutable"  # content by digest can never become another
-STALE_WARNING = '299 - "routerd: upstream could not be asked; this is the last known content"'
+# podman and containerd print it to the person who pulls.
+_WARNINGS = {
+    Result.STALE: "upstream could not be asked; this is the last known content",
+    Result.GONE: "upstream no longer has this tag; this is the last known content",
+    Result.REVALIDATING: "upstream is being asked again; this is the last known content",
+}
 
 # RFC 9211: what a cache says of one answer. `ttl` is appended where a tag has one.
 _CACHE_STATUS = {
     Result.HIT: "routerd; hit",
     Result.REVALIDATED: "routerd; fwd=stale; fwd-status=304",
     Result.STALE: 'routerd; hit; detail="stale-if-error"',
+    Result.GONE: 'routerd; hit; detail="stale-if-gone"',
+    Result.REVALIDATING: 'routerd; hit; detail="stale-while-revalidate"',
     Result.MISS: "routerd; fwd=miss; stored",
     Result.COLLAPSED: "routerd; fwd=miss; collapsed",
     Result.BYPASS: "routerd; fwd=bypass",
@@ -149,6 +156,6 @@ def _content_headers(digest: Digest, source: Source) -> dict[str, str]:
         "Cache-Control": f"private, {freshness}" if source.private else freshness,
         "Cache-Status": _CACHE_STATUS[source.result] + ttl,
     }
-    if source.result is Result.STALE:
-        headers["Warning"] = STALE_WARNING
+    if source.result in _WARNINGS:
+        headers["Warning"] = f'299 - "routerd: {_WARNINGS[source.result]}"'
     return headers

@@ -4,20 +4,18 @@ import math
 
 import pytest
 
+from routerd.content.links import TagEntry
+from routerd.oci.reference import Digest, Tag
 from routerd.proxy.freshness import (
     DEFAULT_TTL,
     UPSTREAM_TTL_LIMIT,
+    Freshness,
     assess,
     directives,
     upstream_ttl,
 )
+from routerd.routing.pattern import TagGlobs
 from routerd.routing.policy import CachePolicy, Setting
-
-VALIDATED = 1_000_000.0
-
-
-def policy(ttl: float | None = None, stale_if_error: float = 1000.0) -> CachePolicy:
-    return CachePolicy(ttl=Setting(ttl), stale_if_error=Setting(stale_if_error))
 
 
 @pytest.mark.parametrize(
@@ -49,34 +47,98 @@ def test_upstream_cache_control_gives_the_ttl_where_none_is_written(
     assert upstream_ttl(cache_control) == seconds
 
 
+def assessed(
+    age: float, checked: float | None = None, gone: float | None = None, **written: object
+) -> Freshness:
+    """Of a tag that was validated `age` seconds ago; the others are seconds ago as well."""
+    now = 1_000_000.0
+    entry = TagEntry(
+        Digest.of(b""),
+        now - age,
+        str(written.pop("cache_control", "")),
+        checked_at=None if checked is None else now - checked,
+        gone_at=None if gone is None else now - gone,
+    )
+    policy = CachePolicy(**{key: Setting(value) for key, value in written.items()})  # type: ignore[arg-type]
+    return assess(entry, Tag("v1.0"), policy, now)
+
+
+# A ttl of 60 s, where nothing else is said; `recheck` is 30 s by default.
 @pytest.mark.parametrize(
-    ("ttl", "cache_control", "age", "left", "usable"),
+    ("case", "verdict"),
     [
-        (60, "", 0, 60, True),
-        (60, "", 59, 1, True),
-        (60, "", 60, 0, True),
-        (60, "max-age=5", 10, 50, True),
-        (60, "no-store", 10, 50, True),
-        (None, "max-age=5", 10, -5, True),
-        (None, "no-store", 0, 0, True),
-        (None, "", 10, DEFAULT_TTL - 10, True),
-        (0, "", 0, 0, True),
-        (60, "", 1059, -999, True),
-        (60, "", 1060, -1000, False),
-        (math.inf, "", 10**9, math.inf, True),
-        (60, "", -500, 60, True),
+        # the ttl, written or upstream's
+        ({"age": 0}, "fresh"),
+        ({"age": 59}, "fresh"),
+        ({"age": 60}, "ask"),
+        ({"age": 10, "cache_control": "max-age=5"}, "fresh"),
+        ({"age": 10, "cache_control": "no-store"}, "fresh"),
+        ({"age": 0, "ttl": 0.0}, "ask"),
+        ({"age": 10**9, "ttl": math.inf}, "fresh"),
+        ({"age": 10, "ttl": None, "cache_control": "max-age=5"}, "ask"),
+        ({"age": 0, "ttl": None, "cache_control": "no-store"}, "ask"),
+        ({"age": DEFAULT_TTL - 1, "ttl": None}, "fresh"),
+        ({"age": DEFAULT_TTL, "ttl": None}, "ask"),
+        ({"age": UPSTREAM_TTL_LIMIT, "ttl": None, "cache_control": "max-age=99999999"}, "ask"),
+        # stale_while_revalidate, counted from the end of the ttl
+        ({"age": 60, "stale_while_revalidate": 10.0}, "behind"),
+        ({"age": 69, "stale_while_revalidate": 10.0}, "behind"),
+        ({"age": 70, "stale_while_revalidate": 10.0}, "ask"),
+        # a check that failed is not repeated within `recheck`
+        ({"age": 100, "checked": 0}, "stale"),
+        ({"age": 100, "checked": 29}, "stale"),
+        ({"age": 100, "checked": 30}, "ask"),
+        ({"age": 100, "checked": 1, "recheck": 0.0}, "ask"),
+        ({"age": 100, "checked": 101}, "ask"),  # it was validated since
+        ({"age": 100, "checked": 1, "stale_while_revalidate": 90.0}, "stale"),
+        ({"age": 100, "checked": 1, "stale_if_error": 40.0}, "failed"),
+        ({"age": 99, "checked": 1, "stale_if_error": 40.0}, "stale"),
+        ({"age": 100, "checked": 1, "stale_if_error": 0.0}, "failed"),
+        # a tag that is gone upstream, for `stale_if_gone` from when that was found out
+        ({"age": 100, "checked": 1, "gone": 1}, "gone"),
+        ({"age": 100, "checked": 1, "gone": 86_399}, "gone"),
+        ({"age": 10**6, "checked": 1, "gone": 86_400}, "ask"),
+        ({"age": 100, "checked": 31, "gone": 31}, "ask"),
+        ({"age": 10, "checked": 31, "gone": 31}, "ask"),
+        ({"age": 60, "checked": 31, "gone": 31, "stale_while_revalidate": 99.0}, "ask"),
+        # a clock that was set back: the entry's age is unknown, a wait is not for ever
+        ({"age": -500}, "ask"),
+        ({"age": -500, "checked": -500}, "ask"),
+        ({"age": 100, "checked": -5}, "ask"),
+        # immutable tags
+        ({"age": 10**9, "immutable_tags": TagGlobs(("v*",))}, "fresh"),
+        ({"age": 10**9, "immutable_tags": TagGlobs(("1.*",))}, "ask"),
     ],
 )
-def test_an_entry_is_fresh_until_its_ttl_and_usable_on_error_after_it(
-    ttl: float | None, cache_control: str, age: float, left: float, usable: bool
+def test_every_case_has_its_verdict(case: dict[str, object], verdict: str) -> None:
+    assert assessed(**{"ttl": 60.0, **case}).verdict == verdict  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("case", "on_error", "when_gone"),
+    [
+        ({"age": 60}, True, True),
+        ({"age": 159, "stale_if_error": 100.0}, True, True),
+        ({"age": 160, "stale_if_error": 100.0}, False, True),
+        ({"age": 60, "stale_if_error": 0.0}, False, True),
+        ({"age": -500, "stale_if_error": 100.0}, True, True),
+        ({"age": 60, "stale_if_gone": 0.0}, True, False),
+        ({"age": 60, "gone": 99, "stale_if_gone": 100.0}, True, True),
+        ({"age": 60, "gone": 100, "stale_if_gone": 100.0}, True, False),
+        ({"age": 60, "gone": -5, "stale_if_gone": 100.0}, True, True),
+    ],
+)
+def test_what_an_expired_entry_is_still_good_for(
+    case: dict[str, object], on_error: bool, when_gone: bool
 ) -> None:
-    found = assess(VALIDATED, cache_control, policy(ttl), VALIDATED + age)
-    assert (found.left, found.usable_on_error) == (left, usable)
-    assert found.fresh == (left > 0)
+    found = assessed(**{"ttl": 60.0, **case})  # type: ignore[arg-type]
+    assert (found.usable_on_error, found.usable_when_gone) == (on_error, when_gone)
 
 
-def test_without_stale_if_error_an_expired_entry_is_never_served() -> None:
-    assert not assess(VALIDATED, "", policy(60, 0), VALIDATED + 60).usable_on_error
+def test_a_tag_that_stands_for_a_digests_referrers_is_never_immutable() -> None:
+    every = TagGlobs(("*",))
+    assert every.match(Tag("v1"))
+    assert not every.match(Tag("sha256-" + "0" * 64))
 
 
 def test_directives_keep_the_first_of_two_that_disagree() -> None:

@@ -1,27 +1,36 @@
 """`routerd config`: validate, show and describe policies.
 
-Owns what these commands print and their exit status: 0 accepted, 1 refused, 2 wrong usage.
+Owns what these commands print and their exit status: 0 accepted, 1 refused, 2 wrong usage
+or a file that cannot be read, which the others are not kept waiting for.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from routerd.cli.policies import REFUSED, load, load_or_exit
+from routerd.cli.policies import REFUSED, UNREADABLE, load, load_or_exit
 from routerd.config.compile import Policy
-from routerd.config.diagnostics import Severity, redact, render
-from routerd.config.document import dump
+from routerd.config.diagnostics import Diagnostic, Severity, render
+from routerd.config.document import Unreadable, dump
 from routerd.config.durations import format_duration
 from routerd.config.schema import schema_text
 from routerd.config.secrets import Secret
+from routerd.config.sight import KeyPath, shown_value
 from routerd.routing.decision import Route
-from routerd.routing.policy import CacheSettings
+from routerd.routing.policy import (
+    DEFAULT_ALLOW,
+    Action,
+    CachePolicy,
+    CacheSettings,
+    Principal,
+    Setting,
+)
 
 _FILE = click.Path(path_type=Path)
 
@@ -40,26 +49,36 @@ def config() -> None:
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
 def validate(files: tuple[Path, ...], strict: bool, no_environment: bool, form: str) -> None:
     """Say what is wrong with policies. What this accepts is exactly what `serve` runs."""
-    refused = False
+    refused = unreadable = False
     results = []
     for path in files:
-        compilation = load(path, environment=not no_environment)
-        diagnostics = [d.strict() if strict else d for d in compilation.diagnostics]
-        errors = sum(d.severity is Severity.ERROR for d in diagnostics)
-        refused = refused or errors > 0
-        if form == "json":
-            found = [d.to_json() for d in diagnostics]
-            results.append({"file": str(path), "accepted": not errors, "diagnostics": found})
+        try:
+            compilation = load(path, environment=not no_environment)
+        except Unreadable as error:
+            unreadable = True
+            click.echo(f"routerd: {error}", err=True)
+            results.append({"file": str(path), "accepted": False, "unreadable": str(error)})
             continue
-        for diagnostic in diagnostics:
-            click.echo(render(diagnostic, compilation.lines))
-        warnings = sum(d.severity is Severity.WARNING for d in diagnostics)
-        verdict = "refused" if errors else "accepted"
-        click.echo(f"{path}: {verdict}, {_count(errors, 'error')}, {_count(warnings, 'warning')}")
+        diagnostics = [d.strict() if strict else d for d in compilation.diagnostics]
+        accepted = not any(d.severity is Severity.ERROR for d in diagnostics)
+        refused = refused or not accepted
+        found = [d.to_json() for d in diagnostics]
+        results.append({"file": str(path), "accepted": accepted, "diagnostics": found})
+        if form == "text":
+            _print(path, diagnostics, compilation.lines)
     if form == "json":
         click.echo(json.dumps(results, indent=2))
-    if refused:
-        sys.exit(REFUSED)
+    if unreadable or refused:
+        sys.exit(UNREADABLE if unreadable else REFUSED)
+
+
+def _print(path: Path, diagnostics: Sequence[Diagnostic], lines: Sequence[str]) -> None:
+    for diagnostic in diagnostics:
+        click.echo(render(diagnostic, lines))
+    errors = sum(d.severity is Severity.ERROR for d in diagnostics)
+    warnings = sum(d.severity is Severity.WARNING for d in diagnostics)
+    verdict = "refused" if errors else "accepted"
+    click.echo(f"{path}: {verdict}, {_count(errors, 'error')}, {_count(warnings, 'warning')}")
 
 
 @config.command()
@@ -83,6 +102,7 @@ def effective(policy: Policy) -> dict[str, Any]:
             "listen": [str(address) for address in server.listen],
             "admin": None if server.admin is None else str(server.admin),
             "data": str(server.data),
+            "workers": 1,
             "name": server.name,
             "default_namespace": str(server.default_namespace),
             "trusted_proxies": [str(network) for network in server.trusted_proxies],
@@ -91,11 +111,13 @@ def effective(policy: Policy) -> dict[str, Any]:
             "drain": format_duration(server.drain),
             "log": {"format": server.log.format, "level": server.log.level},
         },
+        # What counts for an action that none of a name's routes speaks of.
+        "access": {"default": _principals(DEFAULT_ALLOW)},
         "endpoints": {
             name: {
                 "type": spec.type,
-                **_plain(spec.options),
-                **_cache(spec.cache_store, policy.table.endpoints[name].cache),
+                **_plain(spec.options, ("endpoints", name)),
+                **_endpoint_cache(spec.cache_store, policy.table.endpoints[name].cache),
                 "actions": [str(action) for action in spec.actions],
             }
             for name, spec in policy.endpoints.items()
@@ -118,39 +140,57 @@ def _route(route: Route) -> dict[str, Any]:
             shown["strip"] = destination.strip
         shown["on_miss"] = "stream"
     if route.allow:
-        shown["allow"] = {
-            str(action): [principal.text for principal in setting.value]
-            for action, setting in route.allow.items()
+        shown["allow"] = _principals(route.allow)
+    return shown | _route_cache(route.cache)
+
+
+def _endpoint_cache(store: str | None, settings: CacheSettings) -> dict[str, Any]:
+    """What counts where no route says otherwise. A `ttl` that is not written is upstream's."""
+    if store is None:
+        return {}
+    stale = settings.stale_if_error
+    return {
+        "cache": {
+            "store": store,
+            "ttl": "upstream's" if settings.ttl is None else format_duration(settings.ttl.value),
+            "stale_if_error": format_duration(
+                CachePolicy().stale_if_error.value if stale is None else stale.value
+            ),
         }
-    return shown | _cache(None, route.cache)
+    }
 
 
-def _cache(store: str | None, settings: CacheSettings) -> dict[str, Any]:
-    shown: dict[str, Any] = {} if store is None else {"store": store}
-    for key in ("ttl", "stale_if_error"):
-        setting = getattr(settings, key)
-        if setting is not None:
-            shown[key] = format_duration(setting.value)
+def _route_cache(settings: CacheSettings) -> dict[str, Any]:
+    shown = {
+        key: format_duration(setting.value)
+        for key, setting in (("ttl", settings.ttl), ("stale_if_error", settings.stale_if_error))
+        if setting is not None
+    }
     return {"cache": shown} if shown else {}
 
 
-def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    shown: dict[str, Any] = {}
-    for key, value in options.items():
-        match value:
-            case Secret():
-                shown[key] = str(value)
-            case Mapping():
-                shown[key] = _plain(value)
-            case tuple():
-                shown[key] = list(value)
-            case float():
-                shown[key] = format_duration(value)
-            case str():
-                shown[key] = redact(value)
-            case _:
-                shown[key] = value
-    return shown
+def _principals(allow: Mapping[Action, Setting[tuple[Principal, ...]]]) -> dict[str, list[str]]:
+    return {
+        str(action): [principal.text for principal in setting.value]
+        for action, setting in allow.items()
+    }
+
+
+def _plain(value: Any, path: KeyPath) -> Any:
+    """A value of an endpoint's options, without what may not be shown of it."""
+    match value:
+        case Secret():
+            return str(value)
+        case Mapping():
+            return {key: _plain(inner, (*path, key)) for key, inner in value.items()}
+        case tuple() | list():
+            return [_plain(inner, path) for inner in value]
+        case float():
+            return format_duration(value)
+        case str():
+            return shown_value(path, value) or "***" if value else value
+        case _:
+            return value
 
 
 def _count(number: int, word: str) -> str:

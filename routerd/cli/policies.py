@@ -31,17 +31,19 @@ config_option = click.option(
 
 
 def load(path: Path, *, environment: bool = True) -> Compilation:
-    """Compile a file; ends the program with 2 where it cannot be read."""
-    try:
-        return load_policy(path, environment=os.environ if environment else None, types=lookup_type)
-    except Unreadable as error:
-        click.echo(f"routerd: {error}", err=True)
-        sys.exit(UNREADABLE)
+    """Compile a file. Raises `document.Unreadable`."""
+    return load_policy(path, environment=os.environ if environment else None, types=lookup_type)
 
 
 def load_or_exit(path: Path) -> Policy:
-    """The policy of a file, its diagnostics printed; ends the program with 1 if it is refused."""
-    compilation = load(path)
+    """The policy of a file, its diagnostics printed; ends the program with 1 if it is refused, with
+    2 if it cannot be read.
+    """
+    try:
+        compilation = load(path)
+    except Unreadable as error:
+        click.echo(f"routerd: {error}", err=True)
+        sys.exit(UNREADABLE)
     for diagnostic in compilation.diagnostics:
         click.echo(render(diagnostic, compilation.lines), err=True)
     if compilation.policy is None:

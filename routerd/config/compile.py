@@ -48,7 +48,7 @@ def load_policy(
     """
     document = load(path)
     policy = None
-    if document.values:
+    if document.values or not document.problems:
         policy = _compile(document, path, environment, types)
     problems = in_order(document.problems)
     refused = any(problem.severity is Severity.ERROR for problem in problems)

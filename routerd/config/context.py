@@ -58,7 +58,9 @@ class Context:
         return default if expanded is None else expanded
 
     def expand(self, text: str, path: KeyPath) -> str | None:
-        """`text`, which stands at `path`, with its variables; None, noted, where one is missing."""
+        """`text`, which stands at `path`, with its variables. None, noted, where one is missing;
+        None, not noted, where there is no environment to know it from: nothing to be checked.
+        """
         try:
             return expand(text, self.environment)
         except MissingVariable as missing:

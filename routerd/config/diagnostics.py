@@ -5,7 +5,6 @@ Owns their codes' severities and their rendering (config-language.md 7). Does no
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
@@ -14,10 +13,6 @@ from typing import Any
 
 TAB_WIDTH = 1  # columns; a tab in an excerpt is shown as one space, so that the caret stays right
 EXCERPT_LIMIT = 160  # characters of a source line that are shown
-
-# Whatever follows such a key in an excerpt is not shown: it may be a secret.
-_SECRET_LINE = re.compile(r"(?i)((?:password|token|secret|key)\s*:\s*)([^#,}]+)")
-_LOGIN_IN_URL = re.compile(r"(//)[^/\s@]+@")
 
 
 class Severity(StrEnum):
@@ -75,26 +70,27 @@ def in_order(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
 
 
 def render(diagnostic: Diagnostic, lines: Sequence[str]) -> str:
-    """The diagnostic with its source line and a caret. `lines` are those of its file."""
+    """The diagnostic with its source line and a caret. `lines` are those of its file, without
+    secrets (`redaction.py`).
+    """
     mark = diagnostic.mark
     where = f"{diagnostic.file}:{mark.line}:{mark.column}" if mark.line else diagnostic.file
     head = f"{where}: {diagnostic.severity}[{diagnostic.code}]: {diagnostic.message}"
     if not 0 < mark.line <= len(lines):
         return head
-    source = redact(lines[mark.line - 1].replace("\t", " " * TAB_WIDTH))[:EXCERPT_LIMIT]
-    column = min(mark.column, len(source) + 1)
+    source, column = _window(lines[mark.line - 1].replace("\t", " " * TAB_WIDTH), mark.column)
     length = max(1, min(mark.length, len(source) + 1 - column))
     number = f"{mark.line:>5}"
     caret = " " * (column - 1) + "^" * length
     return f"{head}\n{number} | {source}\n{' ' * len(number)} | {caret}"
 
 
-def redact(line: str) -> str:
-    """A source line without what may be a secret. `${NAME}` is none, and stays."""
-
-    def hide(match: re.Match[str]) -> str:
-        value = match[2].rstrip()
-        shown = value if re.fullmatch(r"[\"']?\$\{[^}]*\}?[\"']?", value) else "***"
-        return match[1] + shown + match[2][len(value) :]
-
-    return _SECRET_LINE.sub(hide, _LOGIN_IN_URL.sub(r"\1***@", line))
+def _window(line: str, column: int) -> tuple[str, int]:
+    """The part of a long line around the column, and the column in it."""
+    column = min(column, len(line) + 1)
+    if len(line) <= EXCERPT_LIMIT:
+        return line, column
+    start = max(0, min(column - 1 - EXCERPT_LIMIT // 2, len(line) - EXCERPT_LIMIT))
+    end = start + EXCERPT_LIMIT
+    before, after = "…" if start else "", "…" if end < len(line) else ""
+    return before + line[start:end] + after, column - start + len(before)

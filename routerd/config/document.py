@@ -6,22 +6,34 @@ tags, aliases without end, numbers that eat their digits. Does not own what the 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.composer import MaxDepthExceededError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from routerd.config.diagnostics import Diagnostic, Mark, Severity
+from routerd.config.redaction import redacted_lines
 
 FILE_LIMIT = 4 * 1024 * 1024  # bytes
 NODES_LIMIT = 500_000  # values after aliases are followed
 DEPTH_LIMIT = 50  # a policy is five deep
 
 _MERGE = "tag:yaml.org,2002:merge"
+_KINDS: Mapping[type[Node], str] = {
+    MappingNode: "tag:yaml.org,2002:map",
+    SequenceNode: "tag:yaml.org,2002:seq",
+}
+
+# What a parser's message quotes of the file; its own words are in <> or one character.
+_QUOTED = re.compile(r" *'[^'<]{2,}'|\n.*", re.DOTALL)
+_ALIAS = re.compile(r"(\*[^\s,\[\]{}]*)(:?)")
 
 KeyPath = tuple[str | int, ...]
 
@@ -32,7 +44,7 @@ class Unreadable(Exception):
 
 @dataclass(slots=True)
 class Document:
-    """One file: its values, where each key and value stands, and its lines.
+    """One file: its values, where each key and value stands, and its lines as they may be shown.
 
     `values` has plain dicts, lists, texts, numbers, booleans and None. Keys are texts. `texts` has
     what was written where YAML made it a number, so `1.10` is not `1.1`.
@@ -70,7 +82,7 @@ def load(path: Path) -> Document:
     except OSError as error:
         raise Unreadable(f"{path}: {error.strerror or error}") from error
     text = data.decode("utf-8", errors="replace")
-    document = Document(str(path), data, text.splitlines())
+    document = Document(str(path), data, [])
     if len(data) > FILE_LIMIT:
         document.error("syntax", f"the file is larger than {FILE_LIMIT} bytes", Mark(0, 0))
     elif "\x00" in text or _not_utf8(data):
@@ -89,46 +101,47 @@ def _not_utf8(data: bytes) -> bool:
 
 
 def _compose(document: Document, text: str) -> None:
+    root = None
     try:
-        if (deep := _too_deep(text)) is not None:
-            document.error("syntax", f"nested deeper than {DEPTH_LIMIT}", Mark(deep, 1))
-            return
-        root = YAML(typ="rt", pure=True).compose(text)
+        root = _parser().compose(text)
+    except MaxDepthExceededError as error:
+        document.error("syntax", f"nested deeper than {DEPTH_LIMIT}", _mark_of(error))
+        return
     except MarkedYAMLError as error:
-        document.error("syntax", _explain(error, document), _mark_of(error))
+        document.error("syntax", _explain(error, text), _mark_of(error))
         return
     except (YAMLError, ValueError, RecursionError) as error:
         document.error("syntax", f"not YAML: {type(error).__name__}", Mark(0, 0))
         return
+    finally:
+        document.lines = redacted_lines(text, root)
     if root is None:
         document.error("syntax", "the file is empty", Mark(0, 0))
     elif not isinstance(root, MappingNode):
         document.error("syntax", "a policy is a mapping of keys", _node_mark(root))
     else:
-        document.values = _Builder(document).mapping(root, ())
+        document.values = _Builder(document).root(root)
 
 
-def _too_deep(text: str) -> int | None:
-    """The line where brackets or dashes nest too deeply for the parser's own recursion."""
-    depth = 0
-    for number, line in enumerate(text.splitlines(), start=1):
-        depth += line.count("[") + line.count("{") - line.count("]") - line.count("}")
-        dashes = len(line) - len(line.lstrip("- "))
-        if depth > DEPTH_LIMIT or dashes > 4 * DEPTH_LIMIT or line.count(": ") > 4 * DEPTH_LIMIT:
-            return number
-    return None
+def _parser() -> YAML:
+    parser = YAML(typ="rt", pure=True)
+    parser.max_depth = DEPTH_LIMIT + 1  # a value in the innermost mapping
+    parser.composer.warn_double_anchors = False  # the warning prints the line, and YAML allows it
+    return parser
 
 
-def _explain(error: MarkedYAMLError, document: Document) -> str:
-    # The problem's text only: the context of some errors prints values, secrets included.
+def _explain(error: MarkedYAMLError, text: str) -> str:
+    # The problem's text only, and nothing that it quotes: it may be of a secret.
     problem = str(error.problem or "not YAML").strip()
-    mark = _mark_of(error)
-    line = document.lines[mark.line - 1] if 0 < mark.line <= len(document.lines) else ""
-    if line.lstrip("- ").startswith("*"):
-        return 'a key that starts with * is an alias in YAML; quote it: "' + (
-            line.strip().partition(":")[0] + '"'
-        )
-    return problem
+    mark = error.problem_mark
+    if mark is not None and text[mark.index : mark.index + 1] == "*":
+        alias = _ALIAS.match(text, mark.index)
+        name, colon = (alias[1], alias[2]) if alias else ("", "")
+        if name.endswith(":") or colon:
+            name = name.rstrip(":")
+            return f'a key that starts with * is an alias in YAML; quote it: "{name}"'
+        return "a text that starts with * is an alias in YAML, of no anchor here; quote it"
+    return _QUOTED.sub("", problem)
 
 
 def _mark_of(error: MarkedYAMLError) -> Mark:
@@ -142,20 +155,59 @@ def _node_mark(node: Node) -> Mark:
     return Mark(start.line + 1, start.column + 1, max(1, length))
 
 
+_Pairs = dict[str, tuple[ScalarNode, Node]]
+
+
 class _Builder:
     """Plain values out of composed nodes, which know their places and their written texts."""
 
     def __init__(self, document: Document) -> None:
         self._document = document
         self._count = 0
+        self._merged: dict[int, _Pairs] = {}
+        self._merging: list[int] = []  # the nodes whose merges are being followed, by id
 
-    def mapping(self, node: MappingNode, path: KeyPath) -> dict[str, Any]:
-        """The mapping at `path`; what it merges (`<<`) first, so that its own keys win."""
+    def root(self, node: MappingNode) -> dict[str, Any]:
+        """The whole document's values."""
+        return self._mapping(node, ()) if self._is_plain(node) else {}
+
+    def _mapping(self, node: MappingNode, path: KeyPath) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        own: set[str] = set()
-        for key_node, value_node in node.value:
-            if key_node.tag == _MERGE:
-                self._merge(value_node, path, found)
+        for key, (key_node, value_node) in self._pairs(node).items():
+            here = (*path, key)
+            self._document.keys[here] = _node_mark(key_node)
+            found[key] = self._value(value_node, here)
+        return found
+
+    def _pairs(self, node: MappingNode) -> _Pairs:
+        """A mapping's keys with those it merges (`<<`): its own win, then those of the first.
+
+        Each mapping is merged once, however often it is named, so that merges of merges cost what
+        they bring and no more.
+        """
+        if id(node) in self._merged:
+            return self._merged[id(node)]
+        if id(node) in self._merging or len(self._merging) > DEPTH_LIMIT:
+            circle = "a mapping merges itself" if id(node) in self._merging else None
+            message = circle or f"merged deeper than {DEPTH_LIMIT}"
+            self._document.error("syntax", message, _node_mark(node))
+            return {}
+        self._merging.append(id(node))
+        own = self._own(node)
+        found: _Pairs = {}
+        for source in self._sources(node):
+            pairs = self._pairs(source)
+            if not self._may_take(len(pairs) + 1, node):
+                break
+            for key, pair in pairs.items():
+                found.setdefault(key, pair)
+        self._merging.pop()
+        # What is merged comes first, as if it had been written there.
+        self._merged[id(node)] = found | own
+        return self._merged[id(node)]
+
+    def _own(self, node: MappingNode) -> _Pairs:
+        own: _Pairs = {}
         for key_node, value_node in node.value:
             if key_node.tag == _MERGE:
                 continue
@@ -168,35 +220,50 @@ class _Builder:
                 message = f"'{key}' is written twice"
                 self._document.error("duplicate-key", message, _node_mark(key_node))
                 continue
-            own.add(key)
-            here = (*path, key)
-            self._document.keys[here] = _node_mark(key_node)
-            found[key] = self._value(value_node, here)
-        return found
+            own[key] = (key_node, value_node)
+        return own
 
-    def _merge(self, node: Node, path: KeyPath, into: dict[str, Any]) -> None:
-        sources = node.value if isinstance(node, SequenceNode) else [node]
-        for source in sources:
-            if not isinstance(source, MappingNode):
-                self._document.error("syntax", "'<<' takes mappings", _node_mark(node))
+    def _sources(self, node: MappingNode) -> Iterator[MappingNode]:
+        for key_node, value_node in node.value:
+            if key_node.tag != _MERGE:
                 continue
-            for key, value in self.mapping(source, path).items():
-                into.setdefault(key, value)
+            several = isinstance(value_node, SequenceNode)
+            for source in value_node.value if several else [value_node]:
+                if isinstance(source, MappingNode):
+                    yield source
+                else:
+                    self._document.error("syntax", "'<<' takes mappings", _node_mark(value_node))
+
+    def _may_take(self, count: int, node: Node) -> bool:
+        """Whether so many more values are within the limit; noted once where they are not."""
+        before = self._count
+        self._count += count
+        if self._count <= NODES_LIMIT:
+            return True
+        if before <= NODES_LIMIT:
+            message = f"more than {NODES_LIMIT} values, aliases followed"
+            self._document.error("syntax", message, _node_mark(node))
+        return False
+
+    def _is_plain(self, node: Node) -> bool:
+        """Whether a mapping or list has no tag of its own; noted where it has."""
+        if node.tag == _KINDS[type(node)]:
+            return True
+        self._document.error("syntax", f"the tag {node.tag} means nothing here", _node_mark(node))
+        return False
 
     def _value(self, node: Node, path: KeyPath) -> Any:
-        self._count += 1
-        if self._count > NODES_LIMIT:
-            if self._count == NODES_LIMIT + 1:
-                message = f"more than {NODES_LIMIT} values, aliases followed"
-                self._document.error("syntax", message, _node_mark(node))
+        if not self._may_take(1, node):
             return None
         if len(path) > DEPTH_LIMIT:
             message = f"nested deeper than {DEPTH_LIMIT}"
             self._document.error("syntax", message, _node_mark(node))
             return None
         self._document.marks[path] = _node_mark(node)
+        if isinstance(node, MappingNode | SequenceNode) and not self._is_plain(node):
+            return None
         if isinstance(node, MappingNode):
-            return self.mapping(node, path)
+            return self._mapping(node, path)
         if isinstance(node, SequenceNode):
             return [self._value(item, (*path, i)) for i, item in enumerate(node.value)]
         return self._scalar(node, path)

@@ -12,6 +12,7 @@ from typing import Any
 from routerd.config.context import Context
 from routerd.config.diagnostics import did_you_mean
 from routerd.config.document import KeyPath
+from routerd.config.effects import check_effects
 from routerd.config.endpoint import cache_settings
 from routerd.config.settings import ServerSettings
 from routerd.oci.reference import Namespace
@@ -39,19 +40,20 @@ def compile_routes(
 ) -> list[Route]:
     """Every route whose pattern can be read, without the endpoints that do not exist."""
     routes: list[Route] = []
-    seen: dict[str, str] = {}
+    seen: dict[tuple[str, str, str | None], str] = {}
     for text in context.names(("routes",)):
         path: KeyPath = ("routes", text)
         pattern = _pattern(context, path, text, server.default_namespace)
         if pattern is None or path in context.bad:
             continue
-        canonical = f"{pattern.namespace}/{pattern.repository}:{pattern.tag}"
+        canonical = (pattern.namespace, pattern.repository, pattern.tag)
         if canonical in seen:
             message = f"'{text}' and '{seen[canonical]}' are the same pattern"
             context.error("duplicate-key", message, context.document.key(path))
             continue
         seen[canonical] = text
         routes.append(_compile(context, server, path, pattern, rules))
+    check_effects(context, routes)
     return routes
 
 
@@ -80,7 +82,7 @@ def _compile(
     destination = None
     if "deny" in body or "endpoints" in body:
         destination = _destination(context, path, names_place, body, pattern, rules)
-    else:
+    if "endpoints" not in body:
         for key in ("fallback_on", "push_to", "strip", "on_miss"):
             if key in body:
                 message = f"'{key}' belongs to a destination, and this route has no 'endpoints'"
@@ -159,6 +161,9 @@ def _push_to(
     if name is None or not isinstance(name, str):
         return None
     mark = context.document.value(path)
+    written = body["endpoints"]
+    if name not in rules and name in (written if isinstance(written, list) else [written]):
+        return None  # what is wrong with that endpoint is said of it
     if name not in endpoints:
         code = "bad-value" if name in rules else "unknown-endpoint"
         message = f"'push_to' names '{name}', which is not among the route's endpoints"
@@ -179,6 +184,14 @@ def _strip(context: Context, path: KeyPath, pattern: Pattern, body: Mapping[str,
     if not is_prefix or pattern.repository == text:
         mark = context.document.value(path)
         context.error("bad-value", f"'{text}' is not a literal prefix of the pattern", mark)
+        return ""
+    if not text.endswith("/"):
+        whole = (
+            f"{text}/" if pattern.repository[len(text)] == "/" else f"{text.rpartition('/')[0]}/"
+        )
+        hint = f"; did you mean '{whole}'?" if len(whole) > 1 else ""
+        message = f"'{text}' ends inside the pattern's name: a prefix ends with '/'{hint}"
+        context.error("bad-value", message, mark)
         return ""
     return text
 

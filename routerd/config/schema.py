@@ -16,6 +16,7 @@ from jsonschema.exceptions import SchemaError, ValidationError
 
 from routerd.config.diagnostics import did_you_mean
 from routerd.config.document import Document, KeyPath
+from routerd.config.sight import shown_key, shown_value
 from routerd.config.unbuilt import is_unbuilt_key, is_unbuilt_value
 
 SHOWN_LIMIT = 60  # characters of a value that are shown in a message
@@ -37,7 +38,7 @@ class TypeProblem(Exception):
 TypeLookup = Callable[[str], TypeInfo | None]
 
 BUILT_IN = ("remote", "storage")
-_COMMON = ("type", "actions", "cache")
+COMMON = ("type", "actions", "cache", "previous_names")
 _WORDS = {
     "object": "a mapping",
     "array": "a list",
@@ -55,7 +56,9 @@ def schema_text() -> str:
 
 @cache
 def _validator() -> Draft7Validator:
-    return Draft7Validator(json.loads(schema_text()))
+    """Of the form that the other two are rewritten in first (`shorthand.py`)."""
+    schema = json.loads(schema_text())
+    return Draft7Validator(schema | {"if": False, "else": {"$ref": "#/definitions/policy"}})
 
 
 def check(document: Document, types: TypeLookup) -> set[KeyPath]:
@@ -95,7 +98,9 @@ def _check_foreign(
     except (TypeProblem, SchemaError) as error:
         document.error("bad-value", f"type '{kind}': {error}", document.value((*path, "type")))
         return {path}
-    own = {key: value for key, value in options.items() if key not in _COMMON}
+    if "previous_names" in options:
+        _not_supported(document, "'previous_names'", (*path, "previous_names"), at_key=True)
+    own = {key: value for key, value in options.items() if key not in COMMON}
     bad: set[KeyPath] = set()
     for problem in Draft7Validator(dict(info.options_schema)).iter_errors(own):
         for leaf in _leaves(problem):
@@ -136,10 +141,10 @@ def _note(document: Document, error: ValidationError, base: KeyPath) -> Iterator
     match error.validator:
         case "additionalProperties":
             known = list(_schema_of(error).get("properties", {}))
-            for key in _mapping_of(error):
+            for key, value in _mapping_of(error).items():
                 if key in known or (not path and key.startswith("x-")):
                     continue
-                _note_key(document, (*path, key), known)
+                _note_key(document, (*path, key), known, value is not None)
                 yield (*path, key)
         case "required":
             missing = [key for key in _words_of(error) if key not in _mapping_of(error)]
@@ -152,7 +157,7 @@ def _note(document: Document, error: ValidationError, base: KeyPath) -> Iterator
             yield path
         case _ if "propertyNames" in error.absolute_schema_path:
             key = str(error.instance)
-            message = f"'{_shown(key)}' is not {_schema_of(error).get('expects')}"
+            message = f"'{_shown(key)}' is not {_schema_of(error).get('expects', 'a key here')}"
             document.error("bad-value", message, document.key((*path, key)))
             yield (*path, key)
         case _:
@@ -160,12 +165,13 @@ def _note(document: Document, error: ValidationError, base: KeyPath) -> Iterator
             yield path
 
 
-def _note_key(document: Document, path: KeyPath, known: list[str]) -> None:
+def _note_key(document: Document, path: KeyPath, known: list[str], has_value: bool) -> None:
     key = str(path[-1])
     if is_unbuilt_key(path):
         _not_supported(document, f"'{key}'", path, at_key=True)
     else:
-        message = f"'{key}' is not a key of {_spoken(path[:-1]) or 'a policy'}"
+        shown = shown_key(path, has_value)
+        message = f"'{shown}' is not a key of {_spoken(path[:-1]) or 'a policy'}"
         document.error("unknown-key", message + did_you_mean(key, known), document.key(path))
 
 
@@ -185,21 +191,20 @@ def _note_value(document: Document, error: ValidationError, path: KeyPath) -> No
         _not_supported(document, f"'{error.instance}'", path)
         return
     expects = _schema_of(error).get("expects")
+    suggestion = ""
     if error.validator == "enum":
         words = [str(word) for word in _words_of(error)]
         expects = "one of " + ", ".join(words)
         suggestion = did_you_mean(str(error.instance), words)
-    else:
-        suggestion = ""
-    # What a secret's key holds is never shown.
-    spoken = _spoken(path)
-    shown = "" if "secret" in spoken else f", not '{_shown(error.instance)}'"
-    if isinstance(error.instance, dict | list):
-        shown = ""
+    # jsonschema's own message would print the whole value, secrets below it included.
+    expects = expects or f"not valid: the type's schema has '{error.validator}' for it"
+    value = None
+    if not isinstance(error.instance, dict | list):
+        value = shown_value(path, str(error.instance))
+    shown = "" if value is None else f", not '{_shown(value)}'"
     document.error(
-        "bad-value", f"{spoken} is {expects or error.message}{shown}{suggestion}",
-        document.value(path),
-    )  # fmt: skip
+        "bad-value", f"{_spoken(path)} is {expects}{shown}{suggestion}", document.value(path)
+    )
 
 
 def _not_supported(document: Document, what: str, path: KeyPath, *, at_key: bool = False) -> None:

@@ -26,6 +26,8 @@ def compile_server(context: Context) -> ServerSettings:
     """The settings; a value that cannot be used is noted and read as its default."""
     data = context.path(("server", "data"), DEFAULT_DATA)
     assert data is not None
+    listen, admin = _listen(context), _admin(context)
+    _check_addresses(context, listen, admin)
     workers = context.get(("server", "workers"), 1)
     if workers != 1:
         context.error(
@@ -34,8 +36,8 @@ def compile_server(context: Context) -> ServerSettings:
             context.document.value(("server", "workers")),
         )
     return ServerSettings(
-        listen=_listen(context),
-        admin=_admin(context),
+        listen=tuple(address for _, address in listen),
+        admin=admin,
         data=data,
         name=context.get(("server", "name")),
         default_namespace=default_namespace(context),
@@ -63,15 +65,18 @@ def default_namespace(context: Context) -> Namespace:
         return DOCKER_HUB
 
 
-def _listen(context: Context) -> tuple[Address, ...]:
+def _listen(context: Context) -> list[tuple[KeyPath, Address]]:
+    """Each address with its place."""
     path: KeyPath = ("server", "listen")
     written = context.get(path)
     if written is None:
-        return (Address.parse(DEFAULT_LISTEN),)
-    if not isinstance(written, list):
-        return tuple(filter(None, [_address(context, path, written)]))
-    found = (_address(context, (*path, i), text) for i, text in enumerate(written))
-    return tuple(address for address in found if address is not None)
+        return [(path, Address.parse(DEFAULT_LISTEN))]
+    several = isinstance(written, list)
+    places: list[tuple[KeyPath, str]] = [
+        ((*path, position), text) for position, text in enumerate(written if several else [])
+    ] or [(path, written)]
+    found = [(place, _address(context, place, text)) for place, text in places]
+    return [(place, address) for place, address in found if address is not None]
 
 
 def _admin(context: Context) -> Address | None:
@@ -81,6 +86,20 @@ def _admin(context: Context) -> Address | None:
         return Address.parse(DEFAULT_ADMIN)
     written = context.get(path)
     return None if written is None else _address(context, path, written)
+
+
+def _check_addresses(
+    context: Context, listen: list[tuple[KeyPath, Address]], admin: Address | None
+) -> None:
+    """No address can be listened on twice."""
+    taken: list[tuple[KeyPath, Address]] = []
+    admins: list[tuple[KeyPath, Address]] = [] if admin is None else [(("server", "admin"), admin)]
+    for place, address in [*listen, *admins]:
+        met = next((other for _, other in taken if address.meets(other)), None)
+        if met is not None:
+            message = f"'{address}' is taken: '{met}' is listened on already"
+            context.error("bad-value", message, context.document.value(place))
+        taken.append((place, address))
 
 
 def _address(context: Context, path: KeyPath, text: str) -> Address | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,9 +34,30 @@ class Address:
             raise ValueError(f"'{text}' is not HOST:PORT")
         return cls(match["v6"] or match["host"], int(match["port"]))
 
+    def meets(self, other: Address) -> bool:
+        """Whether both cannot be listened on at once. An IPv6 address takes no IPv4 connections."""
+        if self.port != other.port or not self.port:
+            return False
+        mine, theirs = _hosts(self.host), _hosts(other.host)
+        return bool(mine & theirs) or any(
+            wildcard in one and any((":" in host) == (":" in wildcard) for host in another)
+            for wildcard in ("0.0.0.0", "::")
+            for one, another in ((mine, theirs), (theirs, mine))
+        )
+
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
+
+
+def _hosts(host: str) -> set[str]:
+    """The addresses that a host stands for, without asking a name server."""
+    if host.lower() == "localhost":
+        return {"127.0.0.1", "::1"}
+    try:
+        return {str(ip_address(host))}
+    except ValueError:
+        return {host.lower()}
 
 
 @dataclass(frozen=True, slots=True)

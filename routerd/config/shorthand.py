@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from routerd.config.document import Document, KeyPath
+from routerd.oci.errors import RegistryError
+from routerd.oci.reference import DOCKER_HUB, parse_namespace
 
 _TABLE = ("upstream", "username", "password", "acl")
 _BESIDE = ("version", "server")  # what may stand beside the table
@@ -27,6 +29,7 @@ def expand(document: Document) -> None:
                 "'registries' and 'endpoints' are the same key",
                 document.key(("registries",)),
             )
+            del values["registries"]
         else:
             values["endpoints"] = values.pop("registries")
             _move(document, ("registries",), ("endpoints",))
@@ -53,6 +56,8 @@ def _expand_table(document: Document, table: dict[str, str]) -> None:
     remote: dict[str, Any] = {
         "type": "remote",
         "url": taken.get("upstream"),
+        # Every name that comes without one of its own is meant for the upstream.
+        "namespace": _default_namespace(values),
         "cache": "local",
         "actions": ["pull"],
     }
@@ -82,6 +87,15 @@ def _expand_table(document: Document, table: dict[str, str]) -> None:
     # The proposal: what is not in the list is looked up locally, then upstream.
     routes.setdefault("*", ["local", "remote"])
     values["routes"] = routes
+
+
+def _default_namespace(values: dict[str, Any]) -> str:
+    server = values.get("server")
+    written = server.get("default_namespace") if isinstance(server, dict) else None
+    try:
+        return parse_namespace(written) if isinstance(written, str) else DOCKER_HUB
+    except RegistryError:  # said where it is compiled
+        return DOCKER_HUB
 
 
 def _move(document: Document, old: KeyPath, new: KeyPath) -> None:

@@ -6,7 +6,7 @@ Owns the syntax and the places where it counts. Does not own what the values mea
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 _VARIABLE = re.compile(r"\$(?:(\$)|\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})")
 
@@ -19,20 +19,20 @@ class MissingVariable(Exception):
         self.name = name
 
 
-def expand(text: str, environment: Mapping[str, str] | None) -> str:
+def expand(text: str, environment: Mapping[str, str] | None) -> str | None:
     """`text` with its variables replaced. A lone `$` is itself, `$$` a dollar.
 
-    Without an environment (`--no-environment`) a variable without a default becomes a placeholder.
-    Raises MissingVariable.
+    None where it cannot be known: without an environment (`--no-environment`), a variable without
+    a default. Raises MissingVariable.
     """
+    if environment is None and any(match[2] and match[3] is None for match in _variables(text)):
+        return None
 
     def replace(match: re.Match[str]) -> str:
         if match[1]:
             return "$"
         name, default = match[2], match[3]
-        if environment is None:
-            return name.lower() if default is None else default
-        value = environment.get(name, default)
+        value = default if environment is None else environment.get(name, default)
         if value is None:
             raise MissingVariable(name)
         return value
@@ -41,5 +41,9 @@ def expand(text: str, environment: Mapping[str, str] | None) -> str:
 
 
 def has_variable(text: str) -> bool:
-    """Whether something in it comes from the environment."""
-    return any(match[2] for match in _VARIABLE.finditer(text))
+    """Whether something in it comes from the environment only. A default stands in the file."""
+    return any(match[2] and not match[3] for match in _variables(text))
+
+
+def _variables(text: str) -> Iterator[re.Match[str]]:
+    return _VARIABLE.finditer(text)

@@ -223,8 +223,11 @@ class PushEndpoint(Endpoint, Protocol):
 class EndpointContext:
     """What an adapter is made with.
 
-    `options` are the plain values under the endpoint's key, validated, paths absolute, secrets
-    wrapped as `routerd.config.secrets.Secret`. `store` is the content store: of a storage endpoint
+    `options` are the plain values under the endpoint's key, validated. Of a type that a package
+    brings: what keys named `password`, `token`, `secret` and the like hold is wrapped as
+    `routerd.config.secrets.Secret`, under that key also where the policy has `password_file`;
+    `path` and other `*_file` are absolute; variables are replaced in secrets, paths, `url`, `auth`,
+    `tls` and `proxy`. `store` is the content store: of a storage endpoint
     its own, of another endpoint the one its `cache` names, else None.
     """
 

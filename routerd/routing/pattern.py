@@ -254,6 +254,8 @@ def _parse_namespace(text: str) -> str:
             return parse_namespace(lowered)
         except RegistryError as error:
             raise BadPattern(error.message) from error
+    if _WHOLE_RUN in lowered:
+        raise BadPattern("'**' is a run of segments; a registry name has '*'")
     if not _NAMESPACE.fullmatch(lowered):
         raise BadPattern(f"'{text}' is not a registry name with wildcards")
     _check_classes(lowered)
@@ -269,6 +271,11 @@ def _split_tag(name: str, text: str) -> tuple[str, str | None]:
     if not tag:
         hint = f"{name}/**" if looks_like_namespace(name) and "/" not in name else name
         raise BadPattern("there is no tag after the ':'", hint)
+    if _WHOLE_RUN in tag:
+        raise BadPattern(
+            "'**' is a run of segments; a tag has '*'",
+            f"{text.removesuffix(tag)}{re.sub(r'[*]+', '*', tag)}",
+        )
     if not _TAG.fullmatch(tag):
         raise BadPattern(f"':{tag}' is not a tag with wildcards")
     _check_classes(tag)

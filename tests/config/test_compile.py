@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import shutil
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 
+import certifi
 import pytest
 from click.testing import CliRunner
 
 from routerd.cli.main import main
 from routerd.config.compile import Compilation, load_policy
-from routerd.config.diagnostics import Severity, redact
+from routerd.config.diagnostics import Severity
 from routerd.config.durations import format_duration, parse_duration
 from routerd.config.secrets import Secret, SecretError
 from routerd.config.settings import Address
@@ -76,7 +78,7 @@ def test_every_server_key_counts(compiled: Compile) -> None:
 
 
 def test_a_remote_has_its_options(compiled: Compile, tmp_path: Path) -> None:
-    (tmp_path / "ca.pem").write_text("")
+    shutil.copy(certifi.where(), tmp_path / "ca.pem")
     (tmp_path / "token").write_text("from-file\n")
     policy = compiled(
         "endpoints:\n"
@@ -302,23 +304,6 @@ def test_a_secret_prints_as_stars_and_a_rotated_file_counts(tmp_path: Path) -> N
     file.unlink()
     with pytest.raises(SecretError, match=r"auth\.token"):
         rotated.reveal()
-
-
-@pytest.mark.parametrize(
-    ("line", "shown"),
-    [
-        ("password: hunter2", "password: ***"),
-        (
-            "auth: {username: u, password: hunter2, x: 1}",
-            "auth: {username: u, password: ***, x: 1}",
-        ),
-        ('password: "${NAME}"', 'password: "${NAME}"'),
-        ("url: https://u:p@host/v2", "url: https://***@host/v2"),
-        ("routes: {a/b: c}", "routes: {a/b: c}"),
-    ],
-)
-def test_an_excerpt_hides_what_may_be_secret(line: str, shown: str) -> None:
-    assert redact(line) == shown
 
 
 @pytest.mark.parametrize(

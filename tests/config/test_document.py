@@ -93,4 +93,8 @@ def test_every_key_and_value_has_its_place(tmp_path: Path) -> None:
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_is_a_document_or_diagnostics(tmp_path: Path, text: str) -> None:
     document = load(write(tmp_path, text))
-    assert document.values or document.problems or text.strip().startswith("{")
+    assert (
+        document.values
+        or document.problems
+        or text.partition("#")[0].split() in (["{", "}"], ["{}"])
+    )

@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from routerd.cli.policies import REFUSED, UNREADABLE, load, load_or_exit
+from routerd.config.cachepolicy import shown as shown_cache
 from routerd.config.compile import Policy
 from routerd.config.diagnostics import Diagnostic, Severity, render
 from routerd.config.document import Unreadable, dump
@@ -30,6 +31,7 @@ from routerd.routing.policy import (
     CacheSettings,
     Principal,
     Setting,
+    cascade,
 )
 
 _FILE = click.Path(path_type=Path)
@@ -148,25 +150,12 @@ def _endpoint_cache(store: str | None, settings: CacheSettings) -> dict[str, Any
     """What counts where no route says otherwise. A `ttl` that is not written is upstream's."""
     if store is None:
         return {}
-    stale = settings.stale_if_error
-    return {
-        "cache": {
-            "store": store,
-            "ttl": "upstream's" if settings.ttl is None else format_duration(settings.ttl.value),
-            "stale_if_error": format_duration(
-                CachePolicy().stale_if_error.value if stale is None else stale.value
-            ),
-        }
-    }
+    return {"cache": {"store": store, **shown_cache(cascade([settings], CachePolicy()))}}
 
 
 def _route_cache(settings: CacheSettings) -> dict[str, Any]:
-    shown = {
-        key: format_duration(setting.value)
-        for key, setting in (("ttl", settings.ttl), ("stale_if_error", settings.stale_if_error))
-        if setting is not None
-    }
-    return {"cache": shown} if shown else {}
+    said = shown_cache(settings)
+    return {"cache": said} if said else {}
 
 
 def _principals(allow: Mapping[Action, Setting[tuple[Principal, ...]]]) -> dict[str, list[str]]:

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import click
 
 from routerd.cli.policies import REFUSED, config_option, load_or_exit
+from routerd.config.cachepolicy import shown_value
 from routerd.config.compile import Policy
-from routerd.config.durations import format_duration
 from routerd.oci.errors import DEFAULTS, RegistryError
 from routerd.oci.reference import DOCKER_HUB, Reference
 from routerd.routing.decision import Refusal, Step
 from routerd.routing.explain import Explanation, explain_reference
-from routerd.routing.policy import Action, Caller, Origin
+from routerd.routing.policy import Action, Caller, Origin, Setting
 
 _LABEL = 12  # columns of the left-hand words
 
@@ -73,12 +75,12 @@ def lines(policy: Policy, explanation: Explanation) -> Iterator[str]:
             yield _row("pull", f"{who:<12} {setting.origin}")
     if explanation.steps and policy.endpoints[explanation.steps[0].endpoint].cache_store:
         cache = explanation.steps[0].cache
-        ttl = "upstream's" if cache.ttl.value is None else format_duration(cache.ttl.value)
-        for key, value, origin in (
-            ("ttl", ttl, cache.ttl.origin),
-            ("stale", format_duration(cache.stale_if_error.value), cache.stale_if_error.origin),
-        ):
-            yield _row(key, f"{value:<12} {_said_by(policy, origin)}")
+        yield _row("ttl", _setting(policy, cache.ttl))
+        yield _row("stale", _setting(policy, cache.stale_if_error))
+        for field in fields(cache):
+            setting = getattr(cache, field.name)
+            if setting.origin.line and field.name not in ("ttl", "stale_if_error"):
+                yield _row("cache", f"{field.name} {_setting(policy, setting)}")
     yield _row("push", _push(explanation))
     yield "  routes, narrowest first"
     for number, row in enumerate(explanation.rows, start=1):
@@ -127,11 +129,17 @@ def _refusal(refusal: Refusal) -> str:
     return f"{DEFAULTS[refusal.code][0]} {refusal.code}: {refusal.message}"
 
 
+def _setting(policy: Policy, setting: Setting[Any]) -> str:
+    value = shown_value(setting.value)
+    text = ", ".join(value) if isinstance(value, list) else value
+    return f"{text:<12} {_said_by(policy, setting.origin)}"
+
+
 def _said_by(policy: Policy, origin: Origin) -> str:
     if not origin.line:
         return "default"
     for name, rule in policy.table.endpoints.items():
-        said = (rule.cache.ttl, rule.cache.stale_if_error)
+        said = [getattr(rule.cache, field.name) for field in fields(rule.cache)]
         if any(setting is not None and setting.origin == origin for setting in said):
             return f"{origin}  endpoint {name}"
     return str(origin)

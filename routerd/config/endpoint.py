@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from routerd.config.cachepolicy import cache_settings
 from routerd.config.context import Context
 from routerd.config.diagnostics import did_you_mean
 from routerd.config.document import KeyPath
-from routerd.config.durations import parse_duration
 from routerd.config.foreign import foreign_options
 from routerd.config.remote import remote_options
 from routerd.config.schema import BUILT_IN, COMMON, TypeLookup
 from routerd.config.settings import EndpointSpec, ServerSettings
 from routerd.oci.reference import Namespace
 from routerd.routing.decision import EndpointRule
-from routerd.routing.policy import Action, CacheSettings, Setting
+from routerd.routing.policy import Action
 
 _DEFAULT_ACTIONS: Mapping[str, tuple[str, ...]] = {
     "remote": ("pull",),
@@ -48,18 +48,6 @@ def compile_endpoints(
             )
     _check_stores(context, specs, types)
     return specs, rules
-
-
-def cache_settings(context: Context, path: KeyPath) -> CacheSettings:
-    """The policy keys of a `cache`, of an endpoint or a route."""
-
-    def setting(key: str) -> Setting[float] | None:
-        text = context.get((*path, key)) if isinstance(context.get(path), dict) else None
-        if text is None:
-            return None
-        return Setting(parse_duration(text), context.origin((*path, key)))
-
-    return CacheSettings(ttl=setting("ttl"), stale_if_error=setting("stale_if_error"))
 
 
 def _compile(

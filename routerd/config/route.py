@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from ipaddress import ip_network
 from typing import Any
 
+from routerd.config.cachepolicy import cache_settings
 from routerd.config.context import Context
 from routerd.config.diagnostics import did_you_mean
 from routerd.config.document import KeyPath
 from routerd.config.effects import check_effects
-from routerd.config.endpoint import cache_settings
 from routerd.config.settings import ServerSettings
 from routerd.oci.reference import Namespace
 from routerd.routing.decision import Destination, EndpointRule, Route

@@ -10,12 +10,7 @@ from collections.abc import Mapping, Sequence
 
 _CACHE = frozenset(
     {
-        "stale_while_revalidate",
-        "stale_if_gone",
-        "negative_ttl",
-        "recheck",
         "retain",
-        "immutable_tags",
         "prefetch",
     }
 )

@@ -7,7 +7,8 @@ HTTP (`web/`) or sockets.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -47,8 +48,9 @@ class Service:
     listing: Listing
     name: str
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, clock: Callable[[], float] = time.time) -> None:
         self.policy = policy
+        self._clock = clock  # UTC seconds
         self.tasks = Tasks()
         self._stack = AsyncExitStack()
 
@@ -92,7 +94,9 @@ class Service:
             self._stack.push_async_callback(endpoint.aclose)
             endpoints[spec.name] = endpoint
             if cache is not None:
-                readers[spec.name] = CachedEndpoint(endpoint, cache, fetches, self.tasks)
+                readers[spec.name] = CachedEndpoint(
+                    endpoint, cache, fetches, self.tasks, self._clock
+                )
             else:
                 readers[spec.name] = DirectEndpoint(endpoint, own)
         self.pull = Pull(policy.table, readers)
@@ -101,7 +105,7 @@ class Service:
         await run_blocking(_warn_of_strangers, policy.server.data, policy.endpoints)
 
     async def _open_store(self, path: Path) -> ContentStore:
-        store = DirectoryStore(path)
+        store = DirectoryStore(path, self._clock)
         await store.start()
         self._stack.push_async_callback(store.aclose)
         return store

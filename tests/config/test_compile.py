@@ -151,7 +151,6 @@ def test_a_key_that_is_not_built_is_refused_and_not_ignored(compiled: Compile, t
         "tls: {certificate: x}",
         "cache: {store: s, retain: 1d}",
         "cache: {store: s, prefetch: layers}",
-        "cache: {store: s, negative_ttl: 1s}",
     ],
 )
 def test_an_endpoint_key_that_is_not_built_is_refused(compiled: Compile, key: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -19,15 +20,15 @@ from routerd.web.health import Health, State
 from routerd.web.server import bind, listen
 from wire import Wire
 
-Serving = Callable[[str], AbstractAsyncContextManager[Wire]]
+Serving = Callable[..., AbstractAsyncContextManager[Wire]]
 
 
 @pytest.fixture
 def serving(tmp_path: Path) -> Serving:
-    """`async with serving(policy_text) as wire:`; the data directory is the test's own."""
+    """`async with serving(policy_text, clock) as wire:`; the data directory is the test's own."""
 
     @asynccontextmanager
-    async def serve(text: str) -> AsyncIterator[Wire]:
+    async def serve(text: str, clock: Callable[[], float] = time.time) -> AsyncIterator[Wire]:
         path = tmp_path / "policy.yaml"
         path.write_text(f"server: {{admin: null, data: '{tmp_path}/data'}}\n" + text)
         compilation = load_policy(path, environment={}, types=lookup_type)
@@ -36,7 +37,7 @@ def serving(tmp_path: Path) -> Serving:
         port = listener.getsockname()[1]
         health, stop, tasks = Health(), asyncio.Event(), Tasks()
         try:
-            async with Service(compilation.policy) as service:
+            async with Service(compilation.policy, clock) as service:
                 serving = tasks.spawn(
                     "server", listen(create_app(service, health), [listener], stop, 1.0)
                 )

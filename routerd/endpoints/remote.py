@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 
 import httpx
 
+from routerd.endpoints.availability import Availability
 from routerd.endpoints.base import (
     Endpoint,
     EndpointContext,
@@ -46,6 +47,8 @@ class RemoteEndpoint:
         self.name = client.name
         self.private = client.login.has_account
         self._client = client
+        self._where = f"{client.name} ({client.host})"
+        self._availability = Availability(self._where)
 
     async def open(self) -> None:
         """Make ready, without a word on the network."""
@@ -61,7 +64,7 @@ class RemoteEndpoint:
 
     async def resolve(self, reference: Reference, via: Via) -> Resolved:
         """HEAD, or GET where upstream's HEAD does not say the digest."""
-        async with self._deadline(), self._manifest("HEAD", reference, via) as response:
+        async with self._asking(), self._manifest("HEAD", reference, via) as response:
             digest = self._said_digest(response)
             length = response.headers.get("Content-Length", "")
             media_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
@@ -73,7 +76,7 @@ class RemoteEndpoint:
 
     async def manifest(self, reference: Reference, via: Via) -> Fetched:
         """GET, with the full Accept list; checked against every digest that was said."""
-        async with self._deadline(), self._manifest("GET", reference, via) as response:
+        async with self._asking(), self._manifest("GET", reference, via) as response:
             said = self._said_digest(response)
             body = await self._client.read(response, MANIFEST_LIMIT)
             try:
@@ -86,7 +89,7 @@ class RemoteEndpoint:
 
     async def blob_size(self, repository: Repository, digest: Digest, via: Via) -> int:
         """HEAD of a blob."""
-        async with self._deadline(), self._blob("HEAD", repository, digest, {}, via) as response:
+        async with self._asking(), self._blob("HEAD", repository, digest, {}, via) as response:
             length = response.headers.get("Content-Length", "")
             if not length.isdecimal():
                 raise self._client.broken("does not say how large a blob is")
@@ -100,7 +103,7 @@ class RemoteEndpoint:
         headers = {"Range": f"bytes={start}-"} if start else {}
         async with AsyncExitStack() as stack:
             # The deadline is for the answer's head; the body has one for each silence.
-            async with self._deadline():
+            async with self._asking():
                 request = self._blob("GET", repository, digest, headers, via)
                 response = await stack.enter_async_context(request)
             yield self._stream(response, start)
@@ -111,7 +114,7 @@ class RemoteEndpoint:
         path = f"tags/list?{urlencode(query)}"
         headers = {"Accept": "application/json", "Accept-Encoding": "gzip"}
         name = self.scope(repository)
-        async with self._deadline(), self._client.request("GET", name, path, headers, via) as got:
+        async with self._asking(), self._client.request("GET", name, path, headers, via) as got:
             self._check(got, Code.NAME_UNKNOWN, str(repository))
             body = await self._client.read(got, TAGS_LIMIT)
             linked = 'rel="next"' in got.headers.get("Link", "").replace("rel=next", 'rel="next"')
@@ -137,18 +140,20 @@ class RemoteEndpoint:
         return sorted(tags)
 
     @asynccontextmanager
-    async def _deadline(self) -> AsyncIterator[None]:
+    async def _asking(self) -> AsyncIterator[None]:
+        """Around one question: where the upstream may be asked now, and until its deadline."""
         seconds = self._client.timeouts["response"]
-        try:
-            async with asyncio.timeout(seconds):
-                yield
-        except TimeoutError as error:
-            raise EndpointError(
-                Fallback.UNAVAILABLE,
-                Code.UNAVAILABLE,
-                f"{self.name} ({self._client.host}) did not answer within {seconds:g} s",
-                reached=False,
-            ) from error
+        with self._availability.attempt():
+            try:
+                async with asyncio.timeout(seconds):
+                    yield
+            except TimeoutError as error:
+                raise EndpointError(
+                    Fallback.UNAVAILABLE,
+                    Code.UNAVAILABLE,
+                    f"{self._where} did not answer within {seconds:g} s",
+                    reached=False,
+                ) from error
 
     @asynccontextmanager
     async def _manifest(
@@ -198,7 +203,7 @@ class RemoteEndpoint:
         status = response.status_code
         if status in (200, 206):
             return
-        where = f"{self.name} ({self._client.host})"
+        where = self._where
         if status in (404, 410):
             raise EndpointError(Fallback.NOT_FOUND, missing, f"{where} has no {what}")
         if status in (401, 403):
@@ -210,12 +215,7 @@ class RemoteEndpoint:
             raise EndpointError(Fallback.NOT_FOUND, missing, f"{where} shows no {what}")
         if status == 429:
             wait = retry_after(response.headers.get("Retry-After", ""), time.time())
-            raise EndpointError(
-                Fallback.UNAVAILABLE,
-                Code.TOOMANYREQUESTS,
-                f"{where} has had too many requests from here; ask again in {wait} s",
-                headers={"Retry-After": str(wait)},
-            )
+            raise self._availability.pause(wait)
         if status >= 500:
             raise EndpointError(
                 Fallback.UNAVAILABLE, Code.UNAVAILABLE, f"{where} answered {status}"

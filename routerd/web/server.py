@@ -1,15 +1,14 @@
 """Serving: the listening sockets, the signals, the drain. One process is supervisor and worker.
 
-Owns Hypercorn and its settings. The supervisor binds and hands sockets over as file descriptors,
-the worker serves them; with `workers: 1` both are this process, on the same path. Does not own the
-application (`app.py`) or what it needs (`proxy/service.py`).
+Owns binding, the process's settings and its end. The supervisor binds and hands sockets over, the
+worker serves them; with `workers: 1` both are this process, on the same path. Does not own the
+connections (`listener.py`), the application (`app.py`) or what it needs (`proxy/service.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
+import resource
 import signal
 import socket
 import sys
@@ -19,9 +18,6 @@ from urllib.parse import urlsplit
 
 import structlog
 import uvloop
-from hypercorn.asyncio import serve as hypercorn_serve
-from hypercorn.config import Config
-from quart import Quart
 
 from routerd.config.compile import Policy
 from routerd.config.settings import Address
@@ -29,17 +25,14 @@ from routerd.proxy.service import Service
 from routerd.runtime.tasks import Tasks
 from routerd.web.app import create_admin_app, create_app
 from routerd.web.health import Health, State
+from routerd.web.listener import BACKLOG, listen
 
 log = structlog.get_logger("routerd.server")
 
-BACKLOG = 2048  # connections; a cluster that starts pulling arrives all at once
-KEEP_ALIVE_SECONDS = 120  # above Go's 90 s idle pools, so that never we close while they send
-KEEP_ALIVE_REQUESTS = 1_000_000  # a connection; Hypercorn's 1,000 only costs clients reconnects
-HEADER_LIMIT = 64 * 1024  # bytes of request line and headers; registry tokens are long
 # How long a thread that hashes and writes waits for the interpreter when the event loop is busy. Of
 # Python's 5 ms, a download of many small steps waits more than it works (docs/performance.md).
 SWITCH_SECONDS = 0.0002
-TERMINATION_SECONDS = 2.0  # beyond `drain`, for Hypercorn to give its connections up
+TERMINATION_SECONDS = 2.0  # beyond `drain`, for connections that are cut to end
 
 
 class ListenError(Exception):
@@ -74,8 +67,15 @@ def serve(policy: Policy) -> None:
     registry = [bind(address) for address in policy.server.listen]
     admin = [bind(policy.server.admin)] if policy.server.admin is not None else []
     sys.setswitchinterval(SWITCH_SECONDS)
+    raise_descriptor_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(Supervisor(policy, registry, admin).run())
+
+
+def raise_descriptor_limit() -> None:
+    """Allow as many open files as the system lets this user have: each client and blob is one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class Supervisor:
@@ -135,7 +135,6 @@ class Supervisor:
             listener.close()  # the worker's copy goes too: from here on connections are refused
         log.info("draining", seconds=drain)
         ended = tasks.spawn("second signal", self._ended.wait())
-        # Hypercorn keeps `graceful_timeout` on Python 3.11 only, so the deadline is ours.
         await asyncio.wait(
             {worker, ended},
             timeout=drain + TERMINATION_SECONDS,
@@ -167,31 +166,6 @@ def _on_loop_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any])
         log.warning("a connection was cut at the end of the drain")
         return
     loop.default_exception_handler(context)
-
-
-async def listen(
-    app: Quart, sockets: Sequence[socket.socket], stop: asyncio.Event, drain: float
-) -> None:
-    if not sockets:
-        await stop.wait()
-        return
-    config = Config()
-    config.bind = [f"fd://{os.dup(listener.fileno())}" for listener in sockets]
-    config.backlog = BACKLOG
-    config.graceful_timeout = drain
-    config.keep_alive_timeout = KEEP_ALIVE_SECONDS
-    config.keep_alive_max_requests = KEEP_ALIVE_REQUESTS
-    config.h11_max_incomplete_size = HEADER_LIMIT
-    config.include_server_header = False
-    # An aborted HTTP/2 body is neither ended nor reset: its client hangs (stack.md).
-    config.alpn_protocols = ["http/1.1"]
-    config.errorlog = logging.getLogger("hypercorn.error")
-    try:
-        await hypercorn_serve(app, config, shutdown_trigger=stop.wait)
-    except asyncio.InvalidStateError:
-        # Hypercorn 0.18, cancelled while it waits for its connections, asks them for an outcome that
-        # they do not have yet.
-        log.warning("connections were cut before they had ended")
 
 
 def _name(listener: socket.socket) -> str:

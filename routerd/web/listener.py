@@ -1,0 +1,154 @@
+"""Listening sockets served by Hypercorn's connections, HTTP/1.1 only, until told to stop.
+
+Owns Hypercorn and its settings, the connections and how they end. Does not own binding, the
+signals (`server.py`) or the application (`app.py`). Hypercorn's own loop is not used: it holds on
+to a connection whose client has left for `keep_alive_timeout`, takes cleartext HTTP/2, whose
+aborted bodies never end, and raises when it is cancelled in its drain (docs/design/stack.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Sequence
+
+from h11 import Request
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.asyncio.task_group import TaskGroup
+from hypercorn.asyncio.tcp_server import TCPServer
+from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.config import Config
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.typing import ConnectionState, LifespanState
+from hypercorn.utils import parse_socket_addr
+from quart import Quart
+
+KEEP_ALIVE_SECONDS = 120  # above Go's 90 s idle pools, so that never we close while they send
+KEEP_ALIVE_REQUESTS = 1_000_000  # a connection; Hypercorn's 1,000 only costs clients reconnects
+HEADER_LIMIT = 64 * 1024  # bytes of request line and headers; registry tokens are long
+BACKLOG = 2048  # connections; a cluster that starts pulling arrives all at once
+CUT_SECONDS = 1.0  # for connections to end once they are cancelled
+
+log = logging.getLogger("routerd.listener")
+
+
+async def listen(
+    app: Quart, sockets: Sequence[socket.socket], stop: asyncio.Event, drain: float
+) -> None:
+    """Serve until `stop`; then take no connections, and give those that are busy `drain` seconds.
+
+    The sockets stay the caller's: what is closed here are copies.
+    """
+    listener = _Listener(app)
+    servers = [
+        await asyncio.start_server(listener.serve, sock=each.dup(), backlog=BACKLOG)
+        for each in sockets
+    ]
+    try:
+        await stop.wait()
+    finally:
+        for server in servers:
+            server.close()
+        await listener.aclose(drain)
+
+
+class _Listener:
+    """The connections of one application."""
+
+    def __init__(self, app: Quart) -> None:
+        self._app = ASGIWrapper(app)
+        self._config = _config()
+        self._context = WorkerContext(None)
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, to its end."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        try:
+            loop = asyncio.get_running_loop()
+            state = LifespanState({})
+            await _Connection(self._app, loop, self._config, self._context, state, reader, writer)
+        finally:
+            self._connections.discard(task)
+
+    async def aclose(self, grace: float) -> None:
+        """Close the idle connections at once, and the busy ones after `grace` seconds, or when this
+        is cancelled.
+        """
+        await self._context.terminated.set()
+        try:
+            if self._connections:
+                await asyncio.wait(self._connections, timeout=grace)
+        finally:
+            if self._connections:
+                log.warning(
+                    "%s connections are cut at the end of the drain", len(self._connections)
+                )
+                for task in self._connections:
+                    task.cancel()
+                await asyncio.wait(self._connections, timeout=CUT_SECONDS)
+
+
+class _Connection(TCPServer):
+    """Hypercorn's connection, over when the client has left, and never anything but HTTP/1.1."""
+
+    async def run(self) -> None:
+        """Serve the requests of the connection, one after the other."""
+        connection = self.writer.get_extra_info("socket")
+        try:
+            client = parse_socket_addr(connection.family, connection.getpeername())
+            server = parse_socket_addr(connection.family, connection.getsockname())
+            async with TaskGroup(self.loop) as task_group:
+                self._task_group = task_group
+                self.protocol = _Http1(  # type: ignore[assignment]  # without its wrapper
+                    self.app,
+                    self.config,
+                    self.context,
+                    task_group,
+                    ConnectionState(self.state),
+                    self.writer.get_extra_info("ssl_object") is not None,
+                    client,
+                    server,
+                    self.protocol_send,
+                )
+                await self.protocol.initiate()
+                await self.idle_task.restart(task_group, self._idle_timeout)
+                await self._read_data()
+                # The group would wait for it, with the descriptor open, although nobody is there.
+                await self.idle_task.stop()
+        except OSError:
+            pass  # the client is gone, which is nobody's failure
+        finally:
+            await self._close()
+
+
+class _Http1(H11Protocol):
+    """Hypercorn's HTTP/1.1 without the ways out of it: no h2c, no WebSocket."""
+
+    async def _check_protocol(self, event: Request) -> None:
+        """Nothing to check: neither `Upgrade: h2c` nor HTTP/2's preface leads anywhere."""
+
+    async def _create_stream(self, request: Request) -> None:
+        # RFC 9110 7.8: an upgrade may be ignored.
+        headers = [(name, value) for name, value in request.headers if name != b"upgrade"]
+        await super()._create_stream(
+            Request(
+                method=request.method,
+                target=request.target,
+                headers=headers,
+                http_version=request.http_version,
+            )
+        )
+
+
+def _config() -> Config:
+    config = Config()
+    config.keep_alive_timeout = KEEP_ALIVE_SECONDS
+    config.keep_alive_max_requests = KEEP_ALIVE_REQUESTS
+    config.h11_max_incomplete_size = HEADER_LIMIT
+    config.include_server_header = False
+    config.errorlog = logging.getLogger("hypercorn.error")
+    return config

@@ -9,7 +9,7 @@ import click
 
 from routerd.cli.policies import config_option, load_or_exit
 from routerd.config.settings import Address
-from routerd.content.store import StoreError
+from routerd.content.errors import StoreError
 from routerd.runtime.logs import configure
 from routerd.web.server import ListenError
 from routerd.web.server import serve as run

@@ -14,8 +14,10 @@ from typing import Any, TypeVar
 
 from cachetools import LRUCache
 from sqlalchemy import Connection, Engine, create_engine, event, update
+from sqlalchemy.exc import OperationalError
 
 from routerd.content import schema
+from routerd.content.errors import StoreFull
 from routerd.runtime.blocking import run_blocking
 
 T = TypeVar("T")
@@ -80,13 +82,23 @@ class Database:
         return await run_blocking(read)
 
     async def write(self, change: Callable[[Connection], T]) -> T:
-        """`change` in a transaction of its own, on a thread; it moves the change counter."""
+        """`change` in a transaction of its own, on a thread; it moves the change counter.
+
+        Raises StoreFull.
+        """
 
         def write() -> T:
-            with self._transaction() as connection:
-                result = change(connection)
-                connection.execute(update(schema.changes).values(value=schema.changes.c.value + 1))
-                return result
+            try:
+                with self._transaction() as connection:
+                    result = change(connection)
+                    connection.execute(
+                        update(schema.changes).values(value=schema.changes.c.value + 1)
+                    )
+                    return result
+            except OperationalError as error:
+                if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                    raise StoreFull from error
+                raise
 
         async with self._writing:
             return await run_blocking(write)

@@ -26,15 +26,17 @@ from pathlib import Path
 from sqlalchemy.exc import DatabaseError
 
 from routerd.content.database import Database
+from routerd.content.errors import StoreError
 from routerd.content.index import Index
 from routerd.content.ingest import FileIngest
 from routerd.content.links import LinkKind, Scope, TagEntry
 from routerd.content.schema import NewerIndex
-from routerd.content.store import CHUNK, StoreError
+from routerd.content.store import CHUNK
 from routerd.content.uploads import IngestUpload, UploadTable
+from routerd.oci.errors import RegistryError
 from routerd.oci.manifest import Manifest
 from routerd.oci.reference import Digest, Tag
-from routerd.runtime.blocking import run_blocking
+from routerd.runtime.blocking import finish_blocking, run_blocking
 from routerd.runtime.files import make_directory, publish, read_range, sync_directory
 
 log = logging.getLogger("routerd.content")
@@ -108,7 +110,12 @@ class DirectoryStore:
             body = b"".join([chunk async for chunk in handle.read(0, None)])
         finally:
             await handle.aclose()
-        return Manifest.parse(body, link.media_type, digest)
+        try:
+            return Manifest.parse(body, link.media_type, digest)
+        except RegistryError as error:
+            log.error("%s is damaged on disk: %s", digest, error.message)
+            await self.index.mark_damaged(digest)
+            return None
 
     async def add_manifest(
         self,
@@ -125,7 +132,7 @@ class DirectoryStore:
         digest = manifest.descriptor.digest
         ingest = await self.ingest()
         try:
-            await run_blocking(ingest.write, [manifest.body])
+            await finish_blocking(ingest.write, [manifest.body])
             await ingest.keep(digest)
         except BaseException:
             await ingest.abort()

@@ -24,7 +24,8 @@ from routerd.runtime.tasks import Tasks
 
 log = logging.getLogger("routerd.fetch")
 
-FILLS_LIMIT = 64  # downloads that run at once; the others wait their turn
+FILLS_LIMIT = 16  # downloads of one endpoint that run at once; the others wait their turn
+TURN_SECONDS = 30.0  # that one waits for its turn; then its clients are told that upstream is busy
 RESUMES_LIMIT = 3  # times in a row that a broken download is resumed without any progress
 # Readers are told of so many new bytes at once, or of fewer after so long: each wake-up of each of
 # them has a fixed cost (docs/design/architecture.md, "One download, many readers").
@@ -67,8 +68,11 @@ class Fetch:
     `size` (bytes) is None until upstream has said it, or for ever where it does not.
     """
 
-    def __init__(self, store: ContentStore, digest: Digest, open_source: OpenSource) -> None:
+    def __init__(
+        self, store: ContentStore, digest: Digest, scope: Scope, open_source: OpenSource
+    ) -> None:
         self.digest = digest
+        self.asked_in = scope  # upstream is asked for it in this scope
         self.size: int | None = None
         self.scopes: set[Scope] = set()  # who gets a link when it is complete
         self._store = store
@@ -132,6 +136,15 @@ class Fetch:
         """One who joined has read what it wanted, or does not want it any more."""
         self._readers -= 1
         self._close_if_unused()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether nobody will get more of it than there is."""
+        return self._error is not None
+
+    def give_up(self, error: RegistryError) -> None:
+        """It never began. Every reader raises this."""
+        self._fail(error)
 
     async def fill(self) -> None:
         """Download, verify, keep. The outcome is on the Fetch, for every reader alike."""
@@ -237,14 +250,16 @@ class FetchTable:
     def __init__(self, tasks: Tasks) -> None:
         self._tasks = tasks
         self._running: dict[tuple[ContentStore, str, Digest], Fetch] = {}
-        self._slots = asyncio.Semaphore(FILLS_LIMIT)
+        # By endpoint, so that one that hangs keeps nobody from the others.
+        self._slots: dict[str, asyncio.Semaphore] = {}
 
     def __len__(self) -> int:
         return len(self._running)
 
     def find(self, store: ContentStore, endpoint: str, digest: Digest) -> Fetch | None:
         """The download of this digest that runs, if one does."""
-        return self._running.get((store, endpoint, digest))
+        fetch = self._running.get((store, endpoint, digest))
+        return None if fetch is None or fetch.has_failed else fetch
 
     def join(
         self, store: ContentStore, digest: Digest, scope: Scope, open_source: OpenSource
@@ -260,17 +275,35 @@ class FetchTable:
         """
         key = (store, scope.endpoint, digest)
         fetch = self._running.get(key)
-        is_new = fetch is None
-        if fetch is None:
-            fetch = Fetch(store, digest, open_source)
+        is_new = fetch is None or fetch.has_failed
+        if fetch is None or fetch.has_failed:
+            fetch = Fetch(store, digest, scope, open_source)
             self._tasks.spawn(f"fetch {digest}", self._run(key, fetch))
             self._running[key] = fetch
         fetch.enter(scope)
         return fetch, is_new
 
     async def _run(self, key: tuple[ContentStore, str, Digest], fetch: Fetch) -> None:
+        _, endpoint, _ = key
+        slots = self._slots.setdefault(endpoint, asyncio.Semaphore(FILLS_LIMIT))
         try:
-            async with self._slots:
+            try:
+                async with asyncio.timeout(TURN_SECONDS):
+                    await slots.acquire()
+            except TimeoutError:
+                fetch.give_up(
+                    RegistryError(
+                        Code.UNAVAILABLE,
+                        f"{endpoint} is busy: {FILLS_LIMIT} downloads have run for "
+                        f"{TURN_SECONDS:g} s",
+                        headers={"Retry-After": str(int(TURN_SECONDS))},
+                    )
+                )
+                return
+            try:
                 await fetch.fill()
+            finally:
+                slots.release()
         finally:
-            del self._running[key]
+            if self._running.get(key) is fetch:
+                del self._running[key]

@@ -11,9 +11,10 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 
+from routerd.content.errors import StoreFull
 from routerd.content.index import Index
 from routerd.content.links import Scope
-from routerd.content.store import CHUNK, StoreFull
+from routerd.content.store import CHUNK
 from routerd.oci.errors import Code, RegistryError
 from routerd.oci.reference import Digest
 from routerd.runtime.blocking import finish_blocking, run_blocking
@@ -41,7 +42,7 @@ class FileIngest:
         self.offset = 0
         self._catch_up()
 
-    def write(self, chunks: Sequence[bytes]) -> None:
+    def write(self, chunks: Sequence[bytes | bytearray]) -> None:
         """Append and hash; blocks, so it is called on a thread. Raises StoreFull."""
         try:
             write_all(self._file.fileno(), chunks)

@@ -18,7 +18,9 @@ BACKLOG = 2 * 1024 * 1024
 # Newest bytes kept for the readers that follow closely, who then cost no read. What is not in the
 # file yet is kept beyond that.
 RECENT = 4 * 1024 * 1024
+RECENT_CHUNKS = 256  # and no more than these, however small they came
 TOGETHER = 512 * 1024  # bytes of small chunks that a close reader takes at once; each time costs
+SMALL = 64 * 1024  # bytes; chunks are joined up to this, so that an upstream's crumbs cost nothing
 
 
 class Spool:
@@ -27,17 +29,16 @@ class Spool:
     def __init__(self, ingest: Ingest) -> None:
         self.received = 0  # bytes; all of them can be read
         self._ingest = ingest
-        self._recent: deque[tuple[int, bytes]] = deque()  # (offset, bytes), the newest last
+        self._recent: deque[tuple[int, bytes | bytearray]] = deque()  # by offset, the newest last
         self._recent_size = 0
-        self._waiting: list[bytes] = []
+        self._waiting: list[bytes | bytearray] = []
         self._waiting_size = 0
+        self._open: bytearray | None = None  # the newest chunk, while it may still grow
         self._writing: asyncio.Future[None] | None = None
 
     async def add(self, chunk: bytes) -> None:
         """Take the next bytes; waits while too many wait for the disk. Raises StoreFull."""
-        self._remember(chunk)
-        self._waiting.append(chunk)
-        self._waiting_size += len(chunk)
+        self._take(chunk)
         if self._writing is not None and (self._writing.done() or self._waiting_size >= BACKLOG):
             await self._write_done()
         if self._writing is None:
@@ -54,8 +55,7 @@ class Spool:
         """Nothing is being written any more, whatever came of it: the file may be closed."""
         if self._writing is not None:
             await asyncio.wait({self._writing})
-            if not self._writing.cancelled():
-                self._writing.exception()  # the download's own failure is the one that counts
+            self._writing.exception()  # the download's own failure is the one that counts
 
     async def read(self, start: int, stop: int) -> AsyncIterator[bytes]:
         """The bytes of [start, stop), all of them received."""
@@ -71,14 +71,30 @@ class Spool:
                 start += len(part)
                 yield part
 
-    def _remember(self, chunk: bytes) -> None:
-        self._recent.append((self.received, chunk))
+    def _take(self, chunk: bytes) -> None:
+        if self._open is not None and len(self._open) + len(chunk) <= SMALL:
+            self._open += chunk
+        else:
+            kept: bytes | bytearray = chunk
+            self._open = None
+            if len(chunk) < SMALL:
+                kept = self._open = bytearray(chunk)
+            self._recent.append((self.received, kept))
+            self._waiting.append(kept)
         self.received += len(chunk)
         self._recent_size += len(chunk)
+        self._waiting_size += len(chunk)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Let go of the oldest chunks that are in the file, beyond RECENT."""
         while True:
             offset, oldest = self._recent[0]
             is_written = offset + len(oldest) <= self._ingest.offset
-            if not is_written or self._recent_size - len(oldest) < RECENT:
+            is_wanted = (
+                self._recent_size - len(oldest) < RECENT and len(self._recent) <= RECENT_CHUNKS
+            )
+            if is_wanted or not is_written:
                 return
             self._recent_size -= len(oldest)
             self._recent.popleft()
@@ -90,7 +106,7 @@ class Spool:
         """
         if not self._recent or start < self._recent[0][0]:
             return b""
-        parts: list[bytes] = []
+        parts: list[bytes | bytearray] = []
         for offset, chunk in reversed(self._recent):
             if offset < stop:
                 parts.append(chunk[max(0, start - offset) : stop - offset])
@@ -101,15 +117,18 @@ class Spool:
         while parts and size + len(parts[-1]) <= TOGETHER:
             size += len(parts[-1])
             together.append(parts.pop())
-        return together[0] if len(together) == 1 else b"".join(together)
+        # Of a whole large chunk this is no copy.
+        return bytes(together[0]) if len(together) == 1 else b"".join(together)
 
     def _write(self) -> None:
         # One hop to a thread for writing and hashing all that waits.
         self._writing = start_blocking(self._ingest.write, self._waiting)
         self._waiting = []
         self._waiting_size = 0
+        self._open = None  # the thread has it
 
     async def _write_done(self) -> None:
         if self._writing is not None:
-            writing, self._writing = self._writing, None
-            await writing
+            # A fill that is cancelled here stops no thread, and must not forget that it writes.
+            await asyncio.shield(self._writing)
+            self._writing = None

@@ -11,26 +11,12 @@ from typing import Protocol
 
 from routerd.content.index import Index
 from routerd.content.links import LinkKind, Scope
-from routerd.oci.errors import Code, RegistryError
 from routerd.oci.manifest import Manifest
 from routerd.oci.reference import Digest, Tag
 
 # Bytes handed out at a time. Large enough that a chunk's fixed cost vanishes, small enough that 50
 # readers' chunks together stay within some megabytes.
 CHUNK = 256 * 1024
-
-
-class StoreError(Exception):
-    """A store cannot be used at all. The message is for the operator."""
-
-
-class StoreFull(RegistryError):
-    """No space left for new content. What is stored goes on being served."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            Code.DENIED, "there is no space left to store this; what is stored stays", status=507
-        )
 
 
 class BlobHandle(Protocol):
@@ -65,7 +51,7 @@ class Ingest(Protocol):
         """Bytes written so far."""
         ...
 
-    def write(self, chunks: Sequence[bytes]) -> None:
+    def write(self, chunks: Sequence[bytes | bytearray]) -> None:
         """Append and hash; blocks, so it is called on a thread. Raises StoreFull."""
         ...
 

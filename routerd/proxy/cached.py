@@ -13,9 +13,9 @@ import structlog
 from cachetools import TTLCache
 
 from routerd.content.fetch import FetchTable
-from routerd.content.links import LinkKind, Scope
+from routerd.content.links import Scope
 from routerd.content.store import ContentStore
-from routerd.endpoints.base import Endpoint, TagPage
+from routerd.endpoints.base import Endpoint, EndpointError, TagPage
 from routerd.oci.reference import Digest, Reference, Repository
 from routerd.proxy.answers import (
     BlobAnswer,
@@ -27,6 +27,7 @@ from routerd.proxy.answers import (
 )
 from routerd.proxy.manifests import CachedManifests, Wanted
 from routerd.routing.decision import Step
+from routerd.routing.policy import Fallback
 from routerd.runtime.tasks import Tasks
 
 log = structlog.get_logger("routerd.cache")
@@ -68,9 +69,10 @@ class CachedEndpoint:
     async def blob_facts(self, step: Step, digest: Digest, request: Request) -> BlobFacts:
         """The size, from what is stored or coming in, else by one HEAD upstream."""
         scope = self.scope(step.repository)
-        link = await self.store.index.link(scope, digest, LinkKind.BLOB)
-        if link is not None:
-            return BlobFacts(digest, link.size, self._source(step, Result.HIT))
+        handle = await self.store.open(scope, digest)
+        if handle is not None:
+            await handle.aclose()
+            return BlobFacts(digest, handle.size, self._source(step, Result.HIT))
         size = await self._size(scope, step, digest, request)
         return BlobFacts(digest, size, self._source(step, Result.MISS))
 
@@ -103,19 +105,26 @@ class CachedEndpoint:
         running = self._fetches.find(self.store, scope.endpoint, digest)
         if running is not None and scope not in running.scopes:
             await self._size(scope, step, digest, request)  # sight, as above
-        fetch, is_new = self._fetches.join(
-            self.store,
-            digest,
-            scope,
-            lambda start: self._endpoint.blob(step.repository, digest, request.via, start),
-        )
-        try:
-            await fetch.started()
-        except BaseException:
-            await fetch.leave()
-            raise
-        source = self._source(step, Result.MISS if is_new else Result.COLLAPSED)
-        return BlobAnswer(digest, fetch.size, source, fetch.read, fetch.leave)
+        while True:
+            fetch, is_new = self._fetches.join(
+                self.store,
+                digest,
+                scope,
+                lambda start: self._endpoint.blob(step.repository, digest, request.via, start),
+            )
+            try:
+                await fetch.started()
+            except EndpointError as error:
+                await fetch.leave()
+                if fetch.asked_in == scope or error.reason is Fallback.UNAVAILABLE:
+                    raise
+                # Another repository does not have it, or may not: that says nothing of this one.
+                continue
+            except BaseException:
+                await fetch.leave()
+                raise
+            source = self._source(step, Result.MISS if is_new else Result.COLLAPSED)
+            return BlobAnswer(digest, fetch.size, source, fetch.read, fetch.leave)
 
     async def tags(self, step: Step, request: Request, last: str, n: int) -> TagPage:
         """Upstream's own list."""

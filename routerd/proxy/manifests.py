@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 import structlog
 from cachetools import LRUCache
 
+from routerd.content.errors import StoreFull
 from routerd.content.links import LinkKind, Scope, TagEntry
-from routerd.content.store import ContentStore, StoreFull
+from routerd.content.store import ContentStore
 from routerd.endpoints.base import Endpoint, EndpointError, Fetched
 from routerd.oci.errors import Code
 from routerd.oci.manifest import Manifest
@@ -207,7 +208,11 @@ class CachedManifests:
 
     async def _write_down(self, wanted: Wanted, entry: TagEntry) -> None:
         assert wanted.reference.tag is not None
-        await self._store.index.checked(wanted.scope, wanted.reference.tag, entry)
+        try:
+            await self._store.index.checked(wanted.scope, wanted.reference.tag, entry)
+        except StoreFull as error:
+            # It is served all the same, and asked for again the next time.
+            log.error("check not written down", reference=str(wanted.reference), why=error.message)
 
     def _refuse_change(self, wanted: Wanted, entry: TagEntry | None, found: Manifest) -> None:
         """config-language.md 4, `immutable_tags`: another digest is refused until `refresh`."""

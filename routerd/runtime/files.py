@@ -20,7 +20,7 @@ _VECTORS = 512  # of one writev; Linux takes 1,024
 _buffer = bytearray()  # shared: filled and copied from without an await in between
 
 
-def write_all(fd: int, chunks: Sequence[bytes]) -> None:
+def write_all(fd: int, chunks: Sequence[bytes | bytearray]) -> None:
     """Append the chunks; raises OSError, after which some of them may be there."""
     views = [memoryview(chunk) for chunk in chunks if chunk]
     while views:

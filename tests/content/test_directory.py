@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import subprocess
@@ -17,10 +18,12 @@ from sqlalchemy import event
 
 from routerd.content import schema
 from routerd.content.directory import DirectoryStore
+from routerd.content.errors import StoreError, StoreFull
 from routerd.content.links import LinkKind, Scope
-from routerd.content.store import StoreError, StoreFull
 from routerd.oci.errors import RegistryError
-from routerd.oci.reference import Digest
+from routerd.oci.manifest import OCI_MANIFEST, Manifest
+from routerd.oci.reference import Digest, Tag
+from upstream import image
 
 HERE = Scope("local", "docker.io/team/app")
 THERE = Scope("local", "docker.io/other/app")
@@ -149,6 +152,18 @@ async def test_a_file_that_is_gone_is_missing_and_no_failure(
     assert await content(store, digest) is None
 
 
+async def test_a_manifest_that_is_damaged_is_no_longer_there(
+    store: DirectoryStore, tmp_path: Path
+) -> None:
+    manifest = Manifest.parse(image(b"config"), OCI_MANIFEST)
+    await store.add_manifest(HERE, manifest, tag=Tag("1"), validated_at=0)
+    [path] = files(tmp_path / "store", "blobs")
+    path.write_bytes(path.read_bytes().replace(b"schemaVersion", b"schemaversion"))
+    assert await store.manifest(HERE, manifest.descriptor.digest) is None
+    await store.add_manifest(HERE, manifest, tag=Tag("1"), validated_at=0)
+    assert await store.manifest(HERE, manifest.descriptor.digest) == manifest
+
+
 async def test_an_open_handle_outlives_the_files_name(
     store: DirectoryStore, tmp_path: Path
 ) -> None:
@@ -250,6 +265,24 @@ async def test_a_full_disk_refuses_new_content_and_keeps_the_old(small_disk: Pat
     assert await content(store, kept) == DATA
     fresh = await put(store, b"room again")
     assert await content(store, fresh) == b"room again"
+    await store.aclose()
+
+
+async def test_a_full_disk_refuses_changes_of_the_index_as_well(small_disk: Path) -> None:
+    store = DirectoryStore(small_disk / "s")
+    await store.start()
+    digest = await put(store, DATA)
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
+    with pytest.raises(StoreFull):
+        for number in range(2000):  # until SQLite wants another page
+            await store.index.add_blob_link(Scope("local", f"docker.io/team/{number}"), digest)
+    assert await content(store, digest) == DATA
+    filler.unlink()
+    await store.index.add_blob_link(THERE, digest)
+    assert await content(store, digest, THERE) == DATA
     await store.aclose()
 
 

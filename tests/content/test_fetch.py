@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from routerd.content.directory import DirectoryStore
-from routerd.content.fetch import RESUMES_LIMIT, Fetch, FetchTable
+from routerd.content.errors import StoreFull
+from routerd.content.fetch import FILLS_LIMIT, RESUMES_LIMIT, Fetch, FetchTable
+from routerd.content.ingest import FileIngest
 from routerd.content.links import Scope
-from routerd.content.spool import RECENT
-from routerd.content.store import StoreFull
+from routerd.content.spool import RECENT, RECENT_CHUNKS
 from routerd.oci.errors import Code, RegistryError
 from routerd.oci.reference import Digest
 from routerd.runtime.tasks import Tasks
@@ -340,3 +342,89 @@ async def test_any_range_during_a_download_is_the_content(
     await until_kept(table)
     await tasks.aclose(grace=1)
     await store.aclose()
+
+
+async def test_crumbs_are_kept_as_a_few_chunks(join: Join) -> None:
+    """An upstream that sends byte by byte costs no memory for each of them."""
+    data = os.urandom(200_000)
+    upstream = Upstream(data, chunk=3)
+    gate = upstream.gate(199_998)
+    fetch = join(upstream, digest=Digest.of(data))
+    got = b""
+    async for chunk in fetch.read(0, 199_000):
+        got += chunk
+    assert got == data[:199_000]
+    assert fetch._spool is not None
+    assert len(fetch._spool._recent) <= RECENT_CHUNKS + 1
+    gate.set()
+    assert await read(fetch, 0) == data
+
+
+async def test_an_endpoint_that_hangs_keeps_nobody_from_the_others(
+    store: DirectoryStore, fetches: FetchTable, join: Join
+) -> None:
+    stuck = [Upstream(os.urandom(10)) for _ in range(FILLS_LIMIT + 1)]
+    for upstream in stuck:
+        upstream.gate(0)
+        await join(upstream, digest=Digest.of(upstream.data)).leave()
+    other = Upstream()
+    fetch = join(other, Scope("other", "library/app"))
+    assert await read(fetch) == DATA
+    assert sum(len(upstream.opened) for upstream in stuck) == FILLS_LIMIT
+    for upstream in stuck:
+        upstream.gate(0).set()
+    await until_kept(fetches)
+    assert all(upstream.opened == [0] for upstream in stuck)
+
+
+async def test_a_turn_that_does_not_come_is_an_error(
+    join: Join, fetches: FetchTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("routerd.content.fetch.TURN_SECONDS", 0.05)
+    stuck = [Upstream(os.urandom(10)) for _ in range(FILLS_LIMIT)]
+    for upstream in stuck:
+        upstream.gate(0)
+        await join(upstream, digest=Digest.of(upstream.data)).leave()
+    late = join(Upstream())
+    with pytest.raises(RegistryError, match="hub is busy") as refused:
+        await late.started()
+    await late.leave()
+    assert refused.value.status == 503
+    for upstream in stuck:
+        upstream.gate(0).set()
+    await until_kept(fetches)
+
+
+async def test_a_fill_that_is_cancelled_leaves_its_file_to_the_thread_that_writes(
+    store: DirectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A descriptor that is closed under a write may be another file's by then."""
+    writing, go_on = threading.Event(), threading.Event()
+    written = FileIngest.write
+    closed_while_writing: list[bool] = []
+    busy = threading.Event()
+
+    def slow(self: FileIngest, chunks: Sequence[bytes | bytearray]) -> None:
+        busy.set()
+        writing.set()
+        go_on.wait(10)
+        written(self, chunks)
+        busy.clear()
+
+    def close(self: FileIngest) -> None:
+        closed_while_writing.append(busy.is_set())
+        self._file.close()
+
+    monkeypatch.setattr(FileIngest, "write", slow)
+    monkeypatch.setattr(FileIngest, "close", close)
+    tasks = Tasks()
+    fetch, _ = FetchTable(tasks).join(store, DIGEST, SCOPE, Upstream().open)
+    while not writing.is_set():
+        await asyncio.sleep(0)
+    ending = asyncio.ensure_future(tasks.aclose(grace=0))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    go_on.set()
+    await ending
+    await fetch.leave()
+    assert closed_while_writing == [False]

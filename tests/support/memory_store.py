@@ -102,7 +102,7 @@ class MemoryIngest:
     def offset(self) -> int:
         return len(self._data)
 
-    def write(self, chunks: Sequence[bytes]) -> None:
+    def write(self, chunks: Sequence[bytes | bytearray]) -> None:
         for chunk in chunks:
             self._data += chunk
 

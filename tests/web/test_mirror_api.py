@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from upstream import Script, Upstream, digest_of, image, upstream
-from wire import read_reply
+from upstream import Asked, Script, Upstream, digest_of, image, upstream
+from wire import Wire, read_reply
 
 from .conftest import Serving
 
@@ -49,6 +49,13 @@ def serve_image(hub: Upstream, name: str = "library/app", tag: str = "1", **extr
     return hub.manifest(name, tag, body)
 
 
+async def until_kept(wire: Wire, path: str) -> None:
+    """A client has its last byte before what it read is durable and linked."""
+    async with asyncio.timeout(20):
+        while (await wire.head(path)).headers["cache-status"] != "routerd; hit":
+            await asyncio.sleep(0.01)
+
+
 async def test_a_pull_stores_and_the_next_needs_no_upstream(
     serving: Serving, hub: Upstream
 ) -> None:
@@ -61,6 +68,7 @@ async def test_a_pull_stores_and_the_next_needs_no_upstream(
         assert first.headers["cache-control"] == "max-age=3600"
         assert blob.headers["cache-status"] == "routerd; fwd=miss; stored"
         assert blob.headers["cache-control"] == "max-age=31536000, immutable"
+        await until_kept(wire, f"/v2/library/app/blobs/{digest_of(LAYER)}")
         await hub.stop()
         again = await wire.get("/v2/library/app/manifests/1")
         by_digest = await wire.get(f"/v2/library/app/manifests/{digest}")
@@ -405,3 +413,43 @@ async def test_a_connection_is_kept_for_the_next_request(serving: Serving, hub: 
             assert (await read_reply(reader)).status == 200
         writer.close()
         await writer.wait_closed()
+
+
+async def test_one_repositorys_404_is_not_the_answer_for_another(
+    serving: Serving, hub: Upstream
+) -> None:
+    """Who guesses a digest in the wrong repository must not spoil the pull of who knows it."""
+    digest = hub.blob("library/b", LAYER)
+    gate = asyncio.Event()
+
+    async def slow_404(asked: Asked) -> Script:
+        await gate.wait()
+        return Script(status=404)
+
+    hub.paths[f"/v2/library/a/blobs/{digest}"] = slow_404
+    async with serving(policy(hub)) as wire:
+        guess = asyncio.ensure_future(wire.get(f"/v2/library/a/blobs/{digest}"))
+        while not hub.count("GET", f"/v2/library/a/blobs/{digest}"):
+            await asyncio.sleep(0.01)
+        pull = asyncio.ensure_future(wire.get(f"/v2/library/b/blobs/{digest}"))
+        while not hub.count("HEAD", f"/v2/library/b/blobs/{digest}"):
+            await asyncio.sleep(0.01)
+        gate.set()
+        assert (await guess).status == 404
+        right = await pull
+        assert (right.status, right.body == LAYER) == (200, True)
+
+
+async def test_a_blob_whose_file_is_gone_is_fetched_anew(
+    serving: Serving, hub: Upstream, tmp_path: Path
+) -> None:
+    digest = hub.blob("library/app", LAYER)
+    path = f"/v2/library/app/blobs/{digest}"
+    async with serving(policy(hub)) as wire:
+        await wire.get(path)
+        await until_kept(wire, path)
+        [file] = (tmp_path / "data" / "local" / "blobs").rglob(digest[7:])
+        file.unlink()
+        assert (await wire.head(path)).headers["cache-status"] == "routerd; fwd=miss; stored"
+        assert (await wire.get(path)).body == LAYER
+        assert hub.count("GET", path) == 2

@@ -1,0 +1,22 @@
+"""What can be wrong with a content store as a whole.
+
+Owns the two failures that every floor above knows. Does not own what is wrong with content:
+`oci/errors.py` has those words.
+"""
+
+from __future__ import annotations
+
+from routerd.oci.errors import Code, RegistryError
+
+
+class StoreError(Exception):
+    """A store cannot be used at all. The message is for the operator."""
+
+
+class StoreFull(RegistryError):
+    """No space left for new content. What is stored goes on being served."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            Code.DENIED, "there is no space left to store this; what is stored stays", status=507
+        )

@@ -31,8 +31,7 @@ _KINDS: Mapping[type[Node], str] = {
     SequenceNode: "tag:yaml.org,2002:seq",
 }
 
-# What a parser's message quotes of the file; its own words are in <> or one character.
-_QUOTED = re.compile(r" *'[^'<]{2,}'|\n.*", re.DOTALL)
+_QUOTED = re.compile(r" *(['\"])(.*?)\1")
 _ALIAS = re.compile(r"(\*[^\s,\[\]{}]*)(:?)")
 
 KeyPath = tuple[str | int, ...]
@@ -141,7 +140,12 @@ def _explain(error: MarkedYAMLError, text: str) -> str:
             name = name.rstrip(":")
             return f'a key that starts with * is an alias in YAML; quote it: "{name}"'
         return "a text that starts with * is an alias in YAML, of no anchor here; quote it"
-    return _QUOTED.sub("", problem)
+    return _QUOTED.sub(_if_harmless, problem.partition("\n")[0])
+
+
+def _if_harmless(quoted: re.Match[str]) -> str:
+    """One character, or a token's name in <>: what the parser says and does not cite."""
+    return quoted[0] if len(quoted[2]) < 2 or quoted[2].startswith("<") else ""
 
 
 def _mark_of(error: MarkedYAMLError) -> Mark:

@@ -16,6 +16,7 @@ from routerd.config.sight import Sight, below, by_name, hidden_in_key, hidden_pa
 _TABLE = frozenset({"upstream", "username", "password", "acl"})  # the proposal's form
 _WORD = re.compile(r"\w+")
 _LINE_END = re.compile("\r\n|[\r\n\x85\u2028\u2029]")  # where ruamel.yaml counts a line
+_PROPERTIES = re.compile(r"(?:[!&]\S*[ \t]*)*")
 _MAPPING, _SCALAR = "mapping", "scalar"  # `id` of a node
 
 
@@ -72,6 +73,10 @@ def _spans(text: str, root: Node) -> set[tuple[int, int]]:
         if (id(node), sight) in seen:
             continue
         seen.add((id(node), sight))
+        if sight in (Sight.LOGIN, Sight.SECRET):
+            # `!hunter2` and `&hunter2` without quotes are a tag and an anchor of nothing.
+            start = node.start_mark.index
+            found.add((start, _PROPERTIES.match(text, start).end()))  # type: ignore[union-attr]
         if node.id == _MAPPING:
             for key, value in node.value:
                 waiting += _entry(text, key, value, sight, found)

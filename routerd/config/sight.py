@@ -143,8 +143,9 @@ def hidden_in_key(sight: Sight, key: str, has_value: bool) -> tuple[int, int] | 
     """The part of a key that is not shown. Below a login, `password:hunter2` without a space is a
     key, and so is `{hunter2}`.
     """
-    if sight in (Sight.SECRET, Sight.LOGIN) or (sight is Sight.TABLE and not has_value):
-        if key in _IN_LOGIN or (has_value and _WORD.fullmatch(key)):
+    if sight in (Sight.SECRET, Sight.LOGIN, Sight.KIND) or (sight is Sight.TABLE and not has_value):
+        is_word = has_value and sight in (Sight.LOGIN, Sight.TABLE) and _WORD.fullmatch(key)
+        if key in _IN_LOGIN or is_word:
             return None
         head = key.partition(":")[0]
         return (len(head) + 1 if head.lower() in _IN_LOGIN else 0, len(key))

@@ -50,6 +50,8 @@ def test_an_empty_mapping_is_no_policy(compiled: Compile, text: str) -> None:
     [
         (remote('url: "${EMPTY}"'), "bad-value"),
         (remote('url: ""'), "bad-value"),
+        (remote('url: "https://h[.example"'), "bad-value"),
+        (remote('url: "https://h:port"'), "bad-value"),
         (
             remote("url: 'https://r', auth: {type: basic, username: u, password: '${EMPTY}'}"),
             "missing-secret",

@@ -70,6 +70,11 @@ LEAKS = {
     "a misspelled login": remote("x: 1").replace("auth:", "auht: {x: hunter2, foo: 1}\n    y:"),
     "a comment": remote("type: basic", "username: [u]", "password: [x] # hunter2"),
     "a secret that is a list": remote("type: basic", "username: u", "password: [hunter2]"),
+    "an anchor for a type": remote("type: &hunter2", "type: basic"),
+    "a list for a type": remote("type: [?hunter2]", "type: basic"),
+    "a comment behind a merge": remote("type: basic", "<<: #hunter2"),
+    "a list in a mapping": remote("type: basic", "- hunter2:"),
+    "a mapping for a secret": remote("type: basic", "password:", "  hunter2: x"),
     "a quote without end": remote("type: basic", 'password: "hunter2'),
     "a bad escape": remote("type: basic", 'password: "hunter2\\q"'),
     "a tab": remote("type: basic", "password: hunter2\t: x: y"),
@@ -127,7 +132,7 @@ def test_every_line_of_a_login_is_hidden_but_what_is_known_to_be_harmless(tmp_pa
         '      password: "${HUB_PASSWORD}"',
         '      token: "*************"',
         "      password_file: hub.password",
-        "      other: {x: '********'}",
+        "      other: {*: '********'}",
     ]
 
 

@@ -17,6 +17,7 @@ _TABLE = frozenset({"upstream", "username", "password", "acl"})  # the proposal'
 _WORD = re.compile(r"\w+")
 _LINE_END = re.compile("\r\n|[\r\n\x85\u2028\u2029]")  # where ruamel.yaml counts a line
 _PROPERTIES = re.compile(r"(?:[!&]\S*[ \t]*)*")
+_COMMENTED = (Sight.LOGIN, Sight.SECRET, Sight.ADDRESS)  # whose comment may be part of it
 _MAPPING, _SCALAR = "mapping", "scalar"  # `id` of a node
 
 
@@ -97,7 +98,7 @@ def _entry(
     inner = sight if merges else below(sight, name)
     # A block ends where the next key begins, far from its last comment.
     ends_here = value.id == _SCALAR or getattr(value, "flow_style", False)
-    if ends_here and (sight is Sight.LOGIN or inner in (Sight.LOGIN, Sight.SECRET)):
+    if ends_here and (sight is Sight.LOGIN or inner in _COMMENTED):
         found |= _comment_after(text, value)
     start, end = key.start_mark.index, key.end_mark.index
     has_value = value.start_mark.index != value.end_mark.index

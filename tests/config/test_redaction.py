@@ -42,6 +42,8 @@ LEAKS = {
     "a space in a login": with_url('"https://foo:hunter2 hunter2@h"'),
     "a token as a login": with_url("https://hunter2@h"),
     "an escaped login": with_url('"https://foo:hunter2\\u0040h"'),
+    "a login without a host": with_url('"https://foo:hunter2"'),
+    "a login cut by a comment": with_url('"https://foo::" #hunter2@h').replace(", foo: 1}", "\n    }"),
     "a query": with_url("https://h/?token=hunter2"),
     "a misspelled url": with_url("https://h, ulr: 'foo:hunter2@h'"),
     "a list of urls": with_url("['https://foo:hunter2@h', 'https://foo:hunter2@i']"),

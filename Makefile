@@ -11,6 +11,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 POLICY ?= examples/quickstart.yaml
 
+# Through the environment, and so for the isolated build of the package too: `-c` alone does not
+# reach what builds it. Newer versions of pip have a variable of its own for that.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
+
 # program=package: what tests/e2e and bench/ start as real processes.
 E2E_PACKAGES := dockerd=docker.io docker=docker-cli docker-registry=docker-registry \
 	skopeo=skopeo busybox=busybox-static runc=runc
@@ -30,11 +35,11 @@ $(BIN)/python:
 	@scripts/make-venv $(PYTHON) $(VENV)
 
 $(RUNTIME): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	$(BIN)/python -m pip install --quiet -e .
 	@touch $@
 
 $(DEVELOP): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	@touch $@ $(RUNTIME)
 
 run: $(RUNTIME)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import tempfile
 import tomllib
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
@@ -50,12 +52,35 @@ def test_the_pins_are_names_and_versions_and_nothing_else() -> None:
     assert not [line for line in lines if not PIN.fullmatch(line)]
 
 
-def test_every_dependency_is_pinned() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
-    names = {re.split(r"[^A-Za-z0-9._-]", line)[0].lower() for line in wanted}
-    pins = (ROOT / "constraints.txt").read_text().lower().splitlines()
-    assert names <= {pin.partition("==")[0] for pin in pins}
+def test_every_dependency_is_pinned_and_what_builds_the_package_too() -> None:
+    written = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project = written["project"]
+    development = project["optional-dependencies"]["dev"]
+    wanted = [*project["dependencies"], *development, *written["build-system"]["requires"]]
+    names = {_name(line) for line in wanted}
+    pins = {
+        pin.partition("==")[0] for pin in (ROOT / "constraints.txt").read_text().lower().split()
+    }
+    assert names <= pins
+    # Where they are installed, `make lock` finds them.
+    assert set(written["build-system"]["requires"]) <= set(development)
+    assert {
+        _name(line) for line in requires("hatchling") or [] if "python_version" not in line
+    } <= pins
+
+
+def _name(requirement: str) -> str:
+    return re.split(r"[^A-Za-z0-9._-]", requirement)[0].lower()
+
+
+def test_the_isolated_build_of_an_install_uses_the_pins() -> None:
+    for variable in ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT"):
+        recipe = f"shown: ; @printenv {variable}"
+        done = subprocess.run(
+            ["make", "--silent", "--no-print-directory", "--eval", recipe, "shown"],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert done.stdout.strip() == str(ROOT / "constraints.txt")
 
 
 @pytest.mark.parametrize("document", documents(), ids=lambda path: str(path.relative_to(ROOT)))

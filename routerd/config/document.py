@@ -30,9 +30,9 @@ _KINDS: Mapping[type[Node], str] = {
     MappingNode: "tag:yaml.org,2002:map",
     SequenceNode: "tag:yaml.org,2002:seq",
 }
-
-# What a parser's message quotes of the file; its own words are in <> or one character.
-_QUOTED = re.compile(r" *'[^'<]{2,}'|\n.*", re.DOTALL)
+_TAG = "a tag means nothing here; quote a text that starts with !"
+# What a parser's message cites of the file: it may be of a secret.
+_QUOTED = re.compile(r" *(['\"])(.*?)\1")
 _ALIAS = re.compile(r"(\*[^\s,\[\]{}]*)(:?)")
 
 KeyPath = tuple[str | int, ...]
@@ -137,11 +137,17 @@ def _explain(error: MarkedYAMLError, text: str) -> str:
     if mark is not None and text[mark.index : mark.index + 1] == "*":
         alias = _ALIAS.match(text, mark.index)
         name, colon = (alias[1], alias[2]) if alias else ("", "")
-        if name.endswith(":") or colon:
-            name = name.rstrip(":")
+        is_key = name.endswith(":") or colon
+        name = name.rstrip(":")
+        if is_key and name in redacted_lines(text, None)[mark.line]:
             return f'a key that starts with * is an alias in YAML; quote it: "{name}"'
         return "a text that starts with * is an alias in YAML, of no anchor here; quote it"
-    return _QUOTED.sub("", problem)
+    return _QUOTED.sub(_if_harmless, problem.partition("\n")[0])
+
+
+def _if_harmless(quoted: re.Match[str]) -> str:
+    """One character, or a token's name in <>: what the parser says and does not cite."""
+    return quoted[0] if len(quoted[2]) < 2 or quoted[2].startswith("<") else ""
 
 
 def _mark_of(error: MarkedYAMLError) -> Mark:
@@ -249,7 +255,7 @@ class _Builder:
         """Whether a mapping or list has no tag of its own; noted where it has."""
         if node.tag == _KINDS[type(node)]:
             return True
-        self._document.error("syntax", f"the tag {node.tag} means nothing here", _node_mark(node))
+        self._document.error("syntax", _TAG, _node_mark(node))
         return False
 
     def _value(self, node: Node, path: KeyPath) -> Any:
@@ -288,7 +294,7 @@ class _Builder:
                     return float(text.replace("_", ""))
         except ValueError:
             return text
-        self._document.error("syntax", f"the tag {node.tag} means nothing here", _node_mark(node))
+        self._document.error("syntax", _TAG, _node_mark(node))
         return None
 
 

@@ -61,7 +61,6 @@ def _compile(
     defaults = _DEFAULT_ACTIONS.get(kind) or (info.default_actions if info else ())
     actions = tuple(Action(a) for a in context.get((*path, "actions"), defaults))
     keeps = kind == "storage" or (info is not None and info.needs_store)
-    cache = context.get((*path, "cache"))
     is_remote = kind == "remote"
     options = remote_options(context, path) if is_remote else foreign_options(context, path, COMMON)
     return EndpointSpec(
@@ -69,10 +68,17 @@ def _compile(
         type=kind,
         options=MappingProxyType(options),
         actions=actions,
-        cache_store=cache.get("store") if isinstance(cache, dict) else cache,
+        cache_store=_store(context, (*path, "cache")),
         store_path=server.data / name if keeps else None,
         origin=context.origin(path),
     )
+
+
+def _store(context: Context, path: KeyPath) -> str | None:
+    """The storage endpoint that a `cache` names, in either form."""
+    written = context.get(path)
+    name = context.get((*path, "store")) if isinstance(written, dict) else written
+    return name if isinstance(name, str) else None
 
 
 def _serves(spec: EndpointSpec, server: ServerSettings) -> Namespace | None:

@@ -16,6 +16,8 @@ from routerd.config.sight import Sight, below, by_name, hidden_in_key, hidden_pa
 _TABLE = frozenset({"upstream", "username", "password", "acl"})  # the proposal's form
 _WORD = re.compile(r"\w+")
 _LINE_END = re.compile("\r\n|[\r\n\x85\u2028\u2029]")  # where ruamel.yaml counts a line
+_PROPERTIES = re.compile(r"(?:[!&]\S*[ \t]*)*")
+_COMMENTED = (Sight.LOGIN, Sight.SECRET, Sight.ADDRESS)  # whose comment may be part of it
 _MAPPING, _SCALAR = "mapping", "scalar"  # `id` of a node
 
 
@@ -72,6 +74,10 @@ def _spans(text: str, root: Node) -> set[tuple[int, int]]:
         if (id(node), sight) in seen:
             continue
         seen.add((id(node), sight))
+        if sight in (Sight.LOGIN, Sight.KIND, Sight.SECRET):
+            # `!hunter2` and `&hunter2` without quotes are a tag and an anchor of nothing.
+            start = node.start_mark.index
+            found.add((start, _PROPERTIES.match(text, start).end()))  # type: ignore[union-attr]
         if node.id == _MAPPING:
             for key, value in node.value:
                 waiting += _entry(text, key, value, sight, found)
@@ -88,18 +94,17 @@ def _entry(
     if key.id != _SCALAR:
         return (_Seen(key, sight), _Seen(value, sight))
     name = str(key.value)
-    has_value = value.start_mark.index != value.end_mark.index
-    hidden = hidden_in_key(sight, name, has_value)
-    if hidden is not None:
-        start, end = key.start_mark.index, key.end_mark.index
-        found.add((start + hidden[0], end) if hidden[0] else (start, end))
-    if name == "<<":
-        return (_Seen(value, sight),)
-    inner = below(sight, name)
-    secretive = inner in (Sight.LOGIN, Sight.SECRET) or sight is Sight.LOGIN
+    merges = name == "<<"
+    inner = sight if merges else below(sight, name)
     # A block ends where the next key begins, far from its last comment.
-    if secretive and (value.id == _SCALAR or getattr(value, "flow_style", False)):
+    ends_here = value.id == _SCALAR or getattr(value, "flow_style", False)
+    if ends_here and (sight is Sight.LOGIN or inner in _COMMENTED):
         found |= _comment_after(text, value)
+    start, end = key.start_mark.index, key.end_mark.index
+    has_value = value.start_mark.index != value.end_mark.index
+    hidden = None if merges else hidden_in_key(sight, name, has_value)
+    if hidden is not None:
+        found.add((start + hidden[0], end))
     return (_Seen(value, inner),)
 
 
@@ -137,23 +142,23 @@ _KEY = re.compile(r"\s*(?:- +)*[\"']?[\w-]+[\"']?\s*:(?=\s|\Z)")
 
 def _redacted_blindly(text: str) -> list[str]:
     """Of every line from one that speaks of a secret on, to the next key at the left margin, only
-    the key is shown.
+    the key is shown, and that only where it is what speaks.
     """
     shown: list[str] = []
     secretive = False
     for line in _LINE_END.split(text):
-        words = [word for word in _WORD.findall(line) if len(word) < 40]
         if _TOP_KEY.match(line):
             secretive = False
-        secretive = secretive or any(
-            is_secret_key(word) or by_name(word.lower()) is Sight.LOGIN for word in words
-        )
+        secretive = secretive or any(_speaks(word) for word in _WORD.findall(line))
         key = _KEY.match(line)
-        if secretive:
-            end = key.end() if key else len(line) - len(line.lstrip())
-        elif (at := line.rfind("@")) >= 0 and ":" in line[:at]:
-            end = key.end() if key else 0
-        else:
+        end = key.end() if key and _speaks(key[0].strip(" \t-\"':")) else 0
+        at = line.rfind("@")
+        if not secretive and (at < 0 or ":" not in line[:at]):
             end = len(line)
         shown.append(line[:end] + re.sub(r"\S", "*", line[end:]))
     return shown
+
+
+def _speaks(word: str) -> bool:
+    """Whether a secret may follow. Words of a file's length are not compared."""
+    return len(word) < 40 and (is_secret_key(word) or by_name(word.lower()) is Sight.LOGIN)

@@ -44,7 +44,7 @@ def remote_options(context: Context, path: KeyPath) -> dict[str, Any]:
     if ca is not None and context.environment is not None:
         _check_certificates(context, (*path, "tls", "ca"), ca)
     return {
-        "url": url or "",
+        "url": url if url and host else "",  # what is no URL is not taken apart again
         "namespace": _namespace(context, path, host),
         "auth": _auth(context, (*path, "auth")),
         "token_realms": tuple(context.get((*path, "token_realms"), ())),

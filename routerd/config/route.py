@@ -180,17 +180,15 @@ def _strip(context: Context, path: KeyPath, pattern: Pattern, body: Mapping[str,
     text = body.get("strip")
     if not isinstance(text, str):
         return ""
-    is_prefix = pattern.repository.startswith(text) and is_literal(text)
-    if not is_prefix or pattern.repository == text:
-        mark = context.document.value(path)
+    mark = context.document.value(path)
+    name = pattern.repository
+    if not name.startswith(text) or not is_literal(text) or name == text:
         context.error("bad-value", f"'{text}' is not a literal prefix of the pattern", mark)
         return ""
     if not text.endswith("/"):
-        whole = (
-            f"{text}/" if pattern.repository[len(text)] == "/" else f"{text.rpartition('/')[0]}/"
-        )
-        hint = f"; did you mean '{whole}'?" if len(whole) > 1 else ""
-        message = f"'{text}' ends inside the pattern's name: a prefix ends with '/'{hint}"
+        whole = text if name[len(text)] == "/" else text.rpartition("/")[0]
+        hint = f"; did you mean '{whole}/'?" if whole else ""
+        message = f"'{text}' ends within the name, and a prefix ends with '/'{hint}"
         context.error("bad-value", message, mark)
         return ""
     return text

@@ -106,8 +106,11 @@ def _address(context: Context, path: KeyPath, text: str) -> Address | None:
     expanded = context.expand(text, path)
     try:
         return None if expanded is None else Address.parse(expanded)
-    except ValueError as error:
-        context.error("bad-value", str(error), context.document.value(path))
+    except ValueError:
+        # As it is written: what a variable holds is not for a message.
+        how = "" if expanded == text else ", its variables replaced"
+        message = f"'{text}' is not HOST:PORT{how}"
+        context.error("bad-value", message, context.document.value(path))
         return None
 
 

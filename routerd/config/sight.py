@@ -29,6 +29,8 @@ _VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 _LOGIN_IN_URL = re.compile(r"(?<=://).*@", re.DOTALL)
 _LOGIN_ALONE = re.compile(r"\A(?!.*://)[^@]*:.*@", re.DOTALL)
 _TO_LAST_AT = re.compile(r"(?:(?<=://)|\A(?!.*://)).*@", re.DOTALL)
+# No port: a login whose host is missing, cut off by a comment or a quote.
+_NO_PORT = re.compile(r"(?<=://)[^/?#@\[\]$]*:(?!\d*(?:[/?#]|\Z)).*", re.DOTALL)
 _QUERY = re.compile(r"(?<=\?).+", re.DOTALL)
 _WORD = re.compile(r"\w+")
 
@@ -130,7 +132,7 @@ def hidden_parts(sight: Sight, value: str) -> list[tuple[int, int]]:
         case Sight.KIND:
             return [] if value in _LOGIN_TYPES else whole
         case Sight.ADDRESS:
-            parts = (_TO_LAST_AT.search(value), _QUERY.search(value))
+            parts = (_TO_LAST_AT.search(value) or _NO_PORT.search(value), _QUERY.search(value))
         case Sight.PLAIN:
             parts = (_LOGIN_IN_URL.search(value), None)
         case _:
@@ -143,8 +145,9 @@ def hidden_in_key(sight: Sight, key: str, has_value: bool) -> tuple[int, int] | 
     """The part of a key that is not shown. Below a login, `password:hunter2` without a space is a
     key, and so is `{hunter2}`.
     """
-    if sight in (Sight.SECRET, Sight.LOGIN) or (sight is Sight.TABLE and not has_value):
-        if key in _IN_LOGIN or (has_value and _WORD.fullmatch(key)):
+    if sight in (Sight.SECRET, Sight.LOGIN, Sight.KIND) or (sight is Sight.TABLE and not has_value):
+        is_word = has_value and sight in (Sight.LOGIN, Sight.TABLE) and _WORD.fullmatch(key)
+        if key in _IN_LOGIN or is_word:
             return None
         head = key.partition(":")[0]
         return (len(head) + 1 if head.lower() in _IN_LOGIN else 0, len(key))

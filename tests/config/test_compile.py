@@ -13,6 +13,7 @@ from pathlib import Path
 import certifi
 import pytest
 from click.testing import CliRunner
+from ruamel.yaml import YAML
 
 from routerd.cli.main import main
 from routerd.config.compile import Compilation, load_policy
@@ -275,6 +276,74 @@ def test_wrong_usage_and_unreadable_files_leave_with_2(tmp_path: Path) -> None:
     assert run(main, ["explain", "a/b", "--client", "x", "--config", str(good)]).exit_code == 2
     assert run(main, ["explain", "a/b", "--config", str(good)]).exit_code == 0
     assert run(main, ["explain", "b/c", "--config", str(good)]).exit_code == 1
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_file_that_cannot_be_read_does_not_keep_the_others_waiting(
+    tmp_path: Path, form: str
+) -> None:
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text(MINIMAL)
+    bad.write_text("{}")
+    files = [str(good), str(tmp_path / "none.yaml"), str(bad)]
+    result = CliRunner().invoke(main, ["config", "validate", "--format", form, *files])
+    assert result.exit_code == 2
+    assert "none.yaml" in result.stderr
+    if form == "json":
+        said = json.loads(result.stdout)
+        assert [(one["file"], one["accepted"]) for one in said] == [
+            (file, file == str(good)) for file in files
+        ]
+        assert "none.yaml" in said[1]["unreadable"]
+    else:
+        assert "good.yaml: accepted" in result.stdout
+        assert "bad.yaml: refused" in result.stdout
+
+
+def test_show_fills_in_what_the_policy_does_not_say(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        "endpoints:\n  s: {type: storage}\n"
+        "  r: {type: remote, url: 'https://r.example', cache: s}\n"
+        "  q: {type: remote, url: 'https://q.example', cache: {store: s, ttl: 5m}}\n"
+        "routes: {a/b: r, c/d: q}\n"
+    )
+    result = CliRunner().invoke(main, ["config", "show", str(path)])
+    shown = YAML(typ="safe", pure=True).load(result.stdout)
+    assert shown["server"]["workers"] == 1
+    assert shown["access"]["default"] == {
+        "pull": ["anonymous"],
+        "push": ["net:loopback"],
+        "delete": ["net:loopback"],
+    }
+    caches = [shown["endpoints"][name]["cache"] for name in ("r", "q")]
+    assert caches == [
+        {"store": "s", "ttl": "upstream's", "stale_if_error": "14d"},
+        {"store": "s", "ttl": "5m", "stale_if_error": "14d"},
+    ]
+
+
+@pytest.mark.parametrize(("client", "status"), [("127.0.0.1", 0), ("192.0.2.1", 1)])
+def test_explain_speaks_of_deletes_too(tmp_path: Path, client: str, status: int) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        "endpoints: {local: {type: storage, actions: [pull, push, delete]}}\n"
+        "routes: {a/**: local}\n"
+    )
+    words = ["explain", "a/b:1", "--action", "delete", "--client", client, "--config", str(path)]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == status
+    assert result.stdout.startswith("docker.io/a/b:1  delete  anonymous from " + client)
+    assert ("refused" in result.stdout.splitlines()[1]) is bool(status)
+
+
+def test_explain_refuses_a_delete_where_the_endpoint_has_none(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(MINIMAL)
+    words = ["explain", "a/b:1", "--action", "delete", "--config", str(path)]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 1
+    assert "405" in result.stdout.splitlines()[1]
 
 
 def test_show_prints_the_policy_in_effect_without_its_secrets(tmp_path: Path) -> None:

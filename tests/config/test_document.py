@@ -26,7 +26,15 @@ def write(tmp_path: Path, data: str | bytes) -> Path:
         ("a: 1\n---\nb: 2\n", "syntax", 2, "another document"),
         ("routes:\n  */x: hub\n", "syntax", 2, 'quote it: "*/x"'),
         ("a: [1\nb: 2\n", "syntax", 2, ""),
+        ("a: {b: c: d}\n", "syntax", 1, "expected ',' or '}', but got ':'"),
         ("a: !python/object:os.system x\n", "syntax", 1, "means nothing"),
+        ("routes: {**: hub}\n", "syntax", 1, 'quote it: "**"'),
+        ("routes: {*/x: hub}\n", "syntax", 1, 'quote it: "*/x"'),
+        ("routes: [**]\n", "syntax", 1, "no anchor here"),
+        ("a: !unknown {b: c}\n", "syntax", 1, "means nothing"),
+        ("a: !unknown [b]\n", "syntax", 1, "means nothing"),
+        ("!unknown {a: b}\n", "syntax", 1, "means nothing"),
+        ("a: &a {b: c, <<: *a}\n", "syntax", 1, "merges itself"),
         ("a: 1\nb: {x: 1, x: 2}\n", "duplicate-key", 2, "'x'"),
         ("? [a, b]\n: 1\n", "syntax", 1, "a key is a text"),
         ("[" * 10_000, "syntax", 1, "nested"),
@@ -65,6 +73,43 @@ def test_a_billion_laughs_is_cut_short(tmp_path: Path) -> None:
         lines.append(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]")
     [problem] = load(write(tmp_path, "\n".join(lines))).problems
     assert "aliases" in problem.message
+
+
+def test_merges_of_merges_cost_what_they_bring(tmp_path: Path) -> None:
+    lines = ["m0: &m0 {a: 1}"]
+    for n in range(1, 60):
+        lines.append(f"m{n}: &m{n} {{<<: [{', '.join([f'*m{n - 1}'] * 10)}]}}")
+    document = load(write(tmp_path, "\n".join(lines)))
+    assert not document.problems
+    assert document.values["m59"] == {"a": 1}
+
+
+def test_merges_that_bring_too_much_are_cut_short(tmp_path: Path) -> None:
+    lines = [f"m0: &m0 {{{', '.join(f'k{n}: 1' for n in range(1000))}}}"]
+    for n in range(1, 60):
+        lines.append(f"m{n}: &m{n} {{<<: [{', '.join([f'*m{n - 1}'] * 10)}]}}")
+    [problem] = load(write(tmp_path, "\n".join(lines))).problems
+    assert "aliases" in problem.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: {" + ", ".join(f"k{n}: 1" for n in range(300)) + "}\n",
+        "a:\n" + "".join(f'  k{n}: "see note [1"\n' for n in range(60)),
+        "{a: " * 45 + "1" + "}" * 45,
+    ],
+)
+def test_what_is_long_is_not_deep(tmp_path: Path, text: str) -> None:
+    assert not load(write(tmp_path, text)).problems
+
+
+def test_what_is_merged_first_has_its_values_and_its_places(tmp_path: Path) -> None:
+    text = "x-a: &a {k: one}\nx-b: &b {k: two, l: three}\nc: {<<: [*a, *b]}\n"
+    document = load(write(tmp_path, text))
+    assert document.values["c"] == {"k": "one", "l": "three"}
+    assert document.key(("c", "k")).line == document.value(("c", "k")).line == 1
+    assert document.key(("c", "l")).line == 2
 
 
 def test_numbers_keep_what_was_written(tmp_path: Path) -> None:

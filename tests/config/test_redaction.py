@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from routerd.cli.main import main
 from routerd.config.document import load
@@ -40,9 +42,22 @@ LEAKS = {
     "a space in a login": with_url('"https://foo:hunter2 hunter2@h"'),
     "a token as a login": with_url("https://hunter2@h"),
     "an escaped login": with_url('"https://foo:hunter2\\u0040h"'),
+    "a login without a host": with_url('"https://foo:hunter2"'),
+    "a login cut by a comment": with_url('"https://foo::" #hunter2@h').replace(", foo: 1}", "\n    }"),
     "a query": with_url("https://h/?token=hunter2"),
     "a misspelled url": with_url("https://h, ulr: 'foo:hunter2@h'"),
     "a list of urls": with_url("['https://foo:hunter2@h', 'https://foo:hunter2@i']"),
+    "an alias that looks like a key": remote("type: basic", "password: *hunter2:", "x: 1"),
+    "a tag": remote("type: basic", "username: u", "password: !hunter2"),
+    "a tag of a list": remote("type: basic", "username: u", "password: !hunter2 [x]"),
+    "a tagged text": remote("type: basic", "username: u", "password: !hunter2 hunter2"),
+    "an anchor of nothing": remote("type: basic", "username: u", "password: &hunter2"),
+    "a comment for a value": remote("type: basic", "username: u", "password: #hunter2"),
+    "a sign for a value": remote("type: basic", "username: u", "password: @hunter2"),
+    "a percent for a value": remote("type: basic", "username: u", "password: %hunter2"),
+    "two texts": remote("type: basic", "username: u", 'password: "x" hunter2'),
+    "a colon": remote("type: basic", "username: u", "password: a: hunter2"),
+    "a variable of an address": "server: {listen: '${P}'}\n" + remote("type: basic"),
     "an alias of nothing": remote("type: basic", "password: *hunter2"),
     "a number on the next line": remote("type: basic", "username: u", "password:", "  12345678"),
     "an anchor": f"x-p: &pw 12345678\n{remote('type: basic', 'username: u', 'password: *pw')}",
@@ -57,6 +72,11 @@ LEAKS = {
     "a misspelled login": remote("x: 1").replace("auth:", "auht: {x: hunter2, foo: 1}\n    y:"),
     "a comment": remote("type: basic", "username: [u]", "password: [x] # hunter2"),
     "a secret that is a list": remote("type: basic", "username: u", "password: [hunter2]"),
+    "an anchor for a type": remote("type: &hunter2", "type: basic"),
+    "a list for a type": remote("type: [?hunter2]", "type: basic"),
+    "a comment behind a merge": remote("type: basic", "<<: #hunter2"),
+    "a list in a mapping": remote("type: basic", "- hunter2:"),
+    "a mapping for a secret": remote("type: basic", "password:", "  hunter2: x"),
     "a quote without end": remote("type: basic", 'password: "hunter2'),
     "a bad escape": remote("type: basic", 'password: "hunter2\\q"'),
     "a tab": remote("type: basic", "password: hunter2\t: x: y"),
@@ -71,12 +91,33 @@ LEAKS = {
 def test_a_secret_is_never_printed(tmp_path: Path, text: str, form: str) -> None:
     path = tmp_path / "p.yaml"
     path.write_text(text)
+    env = {"P": "hunter2"}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = CliRunner().invoke(main, ["config", "validate", "--format", form, str(path)])
+        result = CliRunner().invoke(
+            main, ["config", "validate", "--format", form, str(path)], env=env
+        )
     assert result.exit_code == 1, result.output
     assert "hunter2" not in result.output
     assert "12345678" not in result.output
+
+
+ODD = st.text(alphabet=st.sampled_from("ab:*&!-[]{}<>|?'\" #%@`$,~=\t"), max_size=12)
+
+
+@given(
+    ODD, ODD, st.sampled_from(["", "'", '"']), st.sampled_from(["", "- ", "\n        ", "*", "&"])
+)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_stands_around_a_password_it_is_not_shown(
+    tmp_path: Path, before: str, after: str, quote: str, lead: str
+) -> None:
+    path = tmp_path / "p.yaml"
+    value = f"{lead}{quote}{before}hunter2{after}{quote}"
+    path.write_text(remote("type: basic", "username: u", f"password: {value}", "x: 1"))
+    document = load(path)
+    assert "hunter2" not in "".join(document.lines)
+    assert not [problem for problem in document.problems if "hunter2" in problem.message]
 
 
 def test_every_line_of_a_login_is_hidden_but_what_is_known_to_be_harmless(tmp_path: Path) -> None:
@@ -93,7 +134,7 @@ def test_every_line_of_a_login_is_hidden_but_what_is_known_to_be_harmless(tmp_pa
         '      password: "${HUB_PASSWORD}"',
         '      token: "*************"',
         "      password_file: hub.password",
-        "      other: {x: '********'}",
+        "      other: {*: '********'}",
     ]
 
 

@@ -13,7 +13,10 @@ from typing import Any
 
 import pytest
 
+from routerd.cli.config import effective
 from routerd.config.compile import load_policy
+from routerd.config.diagnostics import render
+from routerd.config.document import dump
 from routerd.config.schema import TypeProblem
 from routerd.endpoints.base import (
     BlobStream,
@@ -106,6 +109,24 @@ SHELF = ShelfType()
 NO_TYPE = object()
 
 
+class VaultType(ShelfType):
+    """A type with secrets and paths."""
+
+    name = "vault"
+    options_schema: Mapping[str, Any] = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            key: {}
+            for key in ("url", "password", "password_file", "token", "auth", "path", "plain", "pin")
+        }
+        | {"pin_secret": {"type": "integer", "minimum": 10}, "many": {"minProperties": 9}},
+    }
+
+
+VAULT = VaultType()
+
+
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An installed distribution that declares the types, as pip would leave it behind."""
@@ -115,6 +136,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shelf\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
         f"[{GROUP}]\nshelf = {__name__.rpartition('.')[2]}_module:SHELF\n"
+        f"vault = {__name__.rpartition('.')[2]}_module:VAULT\n"
         "remote = nonexistent_module:REMOTE\n"
         "broken = nonexistent_module:X\n"
         f"empty = {__name__.rpartition('.')[2]}_module:NO_TYPE\n"
@@ -164,6 +186,66 @@ def test_its_options_are_checked_by_its_own_schema(
     compilation = compiled(tmp_path, options)
     assert compilation.policy is None
     assert code in [d.code for d in compilation.diagnostics]
+
+
+def test_its_secrets_are_wrapped_its_variables_replaced_and_its_paths_absolute(
+    package: None, tmp_path: Path
+) -> None:
+    (tmp_path / "pw").write_text("hunter2")
+    path = tmp_path / "policy.yaml"
+    path.write_text(
+        "endpoints:\n  v:\n    type: vault\n    url: https://${HOST}\n    password_file: pw\n"
+        "    token: '${TOKEN}'\n    path: shelf\n    plain: ['${HOST}']\n    pin_secret: 0123\n"
+        "    auth: {type: basic, username: '${HOST}', phrase: hunter2, keys: [{token: hunter2}]}\n"
+        "routes: {a/b: v}\n"
+    )
+    environment = {"HOST": "h.example", "TOKEN": "hunter2"}
+    compilation = load_policy(path, environment=environment, types=lookup_type)
+    assert compilation.policy is not None, compilation.diagnostics
+    options = dict(compilation.policy.endpoints["v"].options)
+    assert options["password"].reveal() == options["token"].reveal() == "hunter2"
+    assert options["pin_secret"].reveal() == "0123"
+    assert options["path"] == str(tmp_path / "shelf")
+    assert options["plain"] == ["${HOST}"]
+    assert options["url"] == "https://h.example"
+    assert options["auth"]["username"] == "h.example"
+    assert options["auth"]["phrase"].reveal() == "hunter2"
+    assert "hunter2" not in dump(effective(compilation.policy))
+    assert "hunter2" not in str(options)
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ("password: '${NOPE}'", "missing-secret"),
+        ("token: ''", "missing-secret"),
+        ("password_file: nope", "missing-secret"),
+        ("password: hunter2, password_file: pw", "bad-value"),
+        ("pin_secret: 7", "bad-value"),
+        ("many: {password: hunter2}", "bad-value"),
+        ("pasword: hunter2", "unknown-key"),
+        ("cache: 5", "wrong-type"),
+        ("cache: {store: [s]}", "wrong-type"),
+        ("cache: {store: s, ttl: foo}", "bad-value"),
+        ("cache: {store: s, bogus: 1}", "unknown-key"),
+        ("cache: {store: s, retain: 3d}", "not-supported"),
+        ("cache: nope", "unknown-store"),
+        ("previous_names: [x]", "not-supported"),
+    ],
+)
+def test_what_every_endpoint_has_is_checked_of_a_package_too(
+    package: None, tmp_path: Path, options: str, code: str
+) -> None:
+    (tmp_path / "pw").write_text("hunter2")
+    path = tmp_path / "policy.yaml"
+    path.write_text(
+        f"endpoints: {{v: {{type: vault, {options}}}, s: {{type: storage}}}}\n"
+        "routes: {a/b: v, c/d: s}\n"
+    )
+    compilation = load_policy(path, environment={}, types=lookup_type)
+    said = "".join(render(d, compilation.lines) for d in compilation.diagnostics)
+    assert code in [d.code for d in compilation.diagnostics if d.severity == "error"], said
+    assert "hunter2" not in said
 
 
 def test_a_built_in_name_wins_and_nothing_is_loaded_that_nobody_names(package: None) -> None:

@@ -42,7 +42,7 @@ from routerd.runtime.files import make_directory, publish, read_range, sync_dire
 log = logging.getLogger("routerd.content")
 
 FORMAT = 1
-UPLOAD_EXPIRY = 86400.0  # seconds without a byte, after which the next start forgets an upload
+UPLOAD_EXPIRY = 86400.0  # seconds without a byte, after which an upload is forgotten
 _ID_BYTES = 16  # of random names; not to be guessed by another client
 
 
@@ -62,7 +62,7 @@ class DirectoryStore:
         try:
             await run_blocking(self._claim)
             await self._database.start()
-            await self.index.expire_uploads(self._clock() - UPLOAD_EXPIRY)
+            await self.maintain()
             known = await self.index.upload_ids()
             await run_blocking(self._clear, known)
         except (OSError, NewerIndex, DatabaseError) as error:
@@ -79,6 +79,13 @@ class DirectoryStore:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    async def maintain(self) -> None:
+        """Forget the uploads that nobody goes on with."""
+        before = self._clock() - UPLOAD_EXPIRY
+        for session in await self.index.forget_uploads(before, self._uploads.busy()):
+            self._uploads.forget(session)
+            await run_blocking((self._path / "uploads" / session).unlink, missing_ok=True)
 
     async def open(
         self, scope: Scope, digest: Digest, kind: LinkKind = LinkKind.BLOB

@@ -233,11 +233,18 @@ class Index:
             lambda c: c.execute(delete(schema.uploads).where(schema.uploads.c.id == session))
         )
 
-    async def expire_uploads(self, before: float) -> None:
-        """Forget the sessions that received nothing since."""
-        await self._database.write(
-            lambda c: c.execute(delete(schema.uploads).where(schema.uploads.c.updated_at < before))
-        )
+    async def forget_uploads(self, before: float, busy: Collection[str] = ()) -> Sequence[str]:
+        """Forget the sessions that received nothing since, but not the busy ones; their ids."""
+        u = schema.uploads.c
+        query = select(u.id).where(u.updated_at < before)
+
+        def write(connection: Connection) -> Sequence[str]:
+            found = [id for id in connection.execute(query).scalars() if id not in busy]
+            for session in found:
+                connection.execute(delete(schema.uploads).where(u.id == session))
+            return found
+
+        return await self._database.write(write)
 
     async def upload_ids(self) -> set[str]:
         """Every open session."""

@@ -118,6 +118,10 @@ class ContentStore(Protocol):
         """Close it."""
         ...
 
+    async def maintain(self) -> None:
+        """What has to be done from time to time. Raises StoreFull."""
+        ...
+
     async def open(
         self, scope: Scope, digest: Digest, kind: LinkKind = LinkKind.BLOB
     ) -> BlobHandle | None:

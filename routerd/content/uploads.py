@@ -110,6 +110,17 @@ class UploadTable:
         self._open[upload.id] = upload
         return upload
 
+    def busy(self) -> frozenset[str]:
+        """The sessions that a request writes to."""
+        return frozenset(session for session, upload in self._open.items() if upload.busy)
+
+    def forget(self, session: str) -> None:
+        """The session is no more."""
+        upload = self._open.pop(session, None)
+        if upload is not None:
+            upload.ended = True
+            upload.close()
+
     def clear(self) -> None:
         """Close them all."""
         for upload in self._open.values():

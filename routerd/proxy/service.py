@@ -6,9 +6,10 @@ HTTP (`web/`) or sockets.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,7 @@ import structlog
 from routerd.config.compile import Policy
 from routerd.config.settings import EndpointSpec
 from routerd.content.directory import DirectoryStore
+from routerd.content.errors import StoreFull
 from routerd.content.fetch import FetchTable
 from routerd.content.store import ContentStore
 from routerd.endpoints.base import Endpoint, EndpointContext
@@ -34,6 +36,7 @@ log = structlog.get_logger("routerd.service")
 
 NAME_FILE = "name"  # in the data directory: the random identity of a server without `server.name`
 NAME_BYTES = 8
+MAINTENANCE_SECONDS = 3600.0  # between two looks at what is to be forgotten
 
 
 class Service:
@@ -99,6 +102,7 @@ class Service:
                 )
             else:
                 readers[spec.name] = DirectEndpoint(endpoint, own)
+        self.tasks.spawn("maintenance", _maintain(list(stores.values())))
         self.pull = Pull(policy.table, readers)
         self.push = Push(policy.table, endpoints, self.pull)
         self.listing = Listing(policy.table, readers)
@@ -123,6 +127,16 @@ class Service:
                 tasks=self.tasks,
             )
         )
+
+
+async def _maintain(stores: Sequence[ContentStore]) -> None:
+    while True:
+        await asyncio.sleep(MAINTENANCE_SECONDS)
+        for store in stores:
+            try:
+                await store.maintain()
+            except StoreFull as error:
+                log.error("a store could not be maintained", why=error.message)
 
 
 def _make_private_directory(path: Path) -> None:

@@ -317,10 +317,16 @@ def test_show_fills_in_what_the_policy_does_not_say(tmp_path: Path) -> None:
         "delete": ["net:loopback"],
     }
     caches = [shown["endpoints"][name]["cache"] for name in ("r", "q")]
-    assert caches == [
-        {"store": "s", "ttl": "upstream's", "stale_if_error": "14d"},
-        {"store": "s", "ttl": "5m", "stale_if_error": "14d"},
-    ]
+    filled = {
+        "store": "s",
+        "stale_while_revalidate": "0s",
+        "stale_if_error": "14d",
+        "stale_if_gone": "1d",
+        "negative_ttl": "10s",
+        "recheck": "30s",
+        "immutable_tags": [],
+    }
+    assert caches == [{**filled, "ttl": "upstream's"}, {**filled, "ttl": "5m"}]
 
 
 @pytest.mark.parametrize(("client", "status"), [("127.0.0.1", 0), ("192.0.2.1", 1)])

@@ -117,6 +117,31 @@ async def test_an_upload_that_nobody_goes_on_with_is_forgotten(tmp_path: Path) -
     await again.aclose()
 
 
+async def test_an_upload_is_forgotten_while_the_server_runs_too(tmp_path: Path) -> None:
+    now = 1000.0
+    store = DirectoryStore(tmp_path / "s", lambda: now)
+    await store.start()
+    old, busy = await store.start_upload(HERE), await store.start_upload(HERE)
+    await old.append(stream(b"x"))
+    gate = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        await gate.wait()
+        yield b"y"
+
+    writing = asyncio.ensure_future(busy.append(slow()))
+    await asyncio.sleep(0)
+    now += 86400 + 1
+    young = await store.start_upload(HERE)
+    await store.maintain()
+    assert await store.upload(HERE, old.id) is None
+    assert {path.name for path in files(tmp_path / "s", "uploads")} == {busy.id, young.id}
+    gate.set()
+    await writing
+    await busy.commit(Digest.of(b"y"), "")
+    await store.aclose()
+
+
 async def test_leftovers_of_a_killed_process_go_at_the_next_start(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path / "s")
     await store.start()

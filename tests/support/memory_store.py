@@ -34,6 +34,9 @@ class MemoryStore:
     async def aclose(self) -> None:
         await self._database.aclose()
 
+    async def maintain(self) -> None:
+        pass
+
     async def open(
         self, scope: Scope, digest: Digest, kind: LinkKind = LinkKind.BLOB
     ) -> MemoryHandle | None:

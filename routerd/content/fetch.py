@@ -1,9 +1,10 @@
 """One download, many readers: the growing file is the buffer.
 
-Owns that each (store, digest) is fetched once however many want it, and that nobody ever holds a
-complete wrong blob. Does not own where the bytes come from (an endpoint does) or how they are kept
-(the store does). The first miss starts a fill that belongs to the application, not to a client: who
-leaves stops nothing, who is slow slows nobody, who is late reads what is there and then follows.
+Owns that every reader follows the one download at its own speed, and that nobody ever holds a
+complete wrong blob. Does not own that there is only one (`fetchtable.py`), where the bytes come
+from (an endpoint does) or how they are kept (the store does). The first miss starts a fill that
+belongs to the application, not to a client: who leaves stops nothing, who is slow slows nobody, who
+is late reads what is there and then follows.
 """
 
 from __future__ import annotations
@@ -20,12 +21,9 @@ from routerd.content.store import ContentStore, Ingest
 from routerd.oci.errors import Code, RegistryError
 from routerd.oci.reference import Digest
 from routerd.runtime.blocking import run_blocking
-from routerd.runtime.tasks import Tasks
 
 log = logging.getLogger("routerd.fetch")
 
-FILLS_LIMIT = 16  # downloads of one endpoint that run at once; the others wait their turn
-TURN_SECONDS = 30.0  # that one waits for its turn; then its clients are told that upstream is busy
 RESUMES_LIMIT = 3  # times in a row that a broken download is resumed without any progress
 # Readers are told of so many new bytes at once, or of fewer after so long: each wake-up of each of
 # them has a fixed cost (docs/design/architecture.md, "One download, many readers").
@@ -63,7 +61,7 @@ class WrongContent(RegistryError):
 
 
 class Fetch:
-    """One download into a store. Made and started by `FetchTable.join`.
+    """One download into a store. Made and started by `FetchTable.join`, in `fetchtable.py`.
 
     `size` (bytes) is None until upstream has said it, or for ever where it does not.
     """
@@ -73,6 +71,7 @@ class Fetch:
     ) -> None:
         self.digest = digest
         self.asked_in = scope  # upstream is asked for it in this scope
+        self.ahead = 0  # ranges that are read upstream beside it, in this moment
         self.size: int | None = None
         self.scopes: set[Scope] = set()  # who gets a link when it is complete
         self._store = store
@@ -242,68 +241,3 @@ class Fetch:
         """Close the file once nobody writes to it and nobody reads from it."""
         if self._ended and self._readers == 0 and self._ingest is not None:
             self._ingest.close()
-
-
-class FetchTable:
-    """The downloads that run, by what they fetch and from whom."""
-
-    def __init__(self, tasks: Tasks) -> None:
-        self._tasks = tasks
-        self._running: dict[tuple[ContentStore, str, Digest], Fetch] = {}
-        # By endpoint, so that one that hangs keeps nobody from the others.
-        self._slots: dict[str, asyncio.Semaphore] = {}
-
-    def __len__(self) -> int:
-        return len(self._running)
-
-    def find(self, store: ContentStore, endpoint: str, digest: Digest) -> Fetch | None:
-        """The download of this digest that runs, if one does."""
-        fetch = self._running.get((store, endpoint, digest))
-        return None if fetch is None or fetch.has_failed else fetch
-
-    def join(
-        self, store: ContentStore, digest: Digest, scope: Scope, open_source: OpenSource
-    ) -> tuple[Fetch, bool]:
-        """The download of `digest` from the scope's endpoint, and whether it is a new one.
-
-        Who joins calls `Fetch.leave` once, in every case.
-
-        The scope gets its link when the download is complete; that it may see the content is for
-        the caller to know. Nothing is awaited here, so no second download can slip in. Another
-        endpoint's download of the same digest is one of its own: sight of content at one endpoint
-        is no proof that another has it (config-language.md 3).
-        """
-        key = (store, scope.endpoint, digest)
-        fetch = self._running.get(key)
-        is_new = fetch is None or fetch.has_failed
-        if fetch is None or fetch.has_failed:
-            fetch = Fetch(store, digest, scope, open_source)
-            self._tasks.spawn(f"fetch {digest}", self._run(key, fetch))
-            self._running[key] = fetch
-        fetch.enter(scope)
-        return fetch, is_new
-
-    async def _run(self, key: tuple[ContentStore, str, Digest], fetch: Fetch) -> None:
-        _, endpoint, _ = key
-        slots = self._slots.setdefault(endpoint, asyncio.Semaphore(FILLS_LIMIT))
-        try:
-            try:
-                async with asyncio.timeout(TURN_SECONDS):
-                    await slots.acquire()
-            except TimeoutError:
-                fetch.give_up(
-                    RegistryError(
-                        Code.UNAVAILABLE,
-                        f"{endpoint} is busy: {FILLS_LIMIT} downloads have run for "
-                        f"{TURN_SECONDS:g} s",
-                        headers={"Retry-After": str(int(TURN_SECONDS))},
-                    )
-                )
-                return
-            try:
-                await fetch.fill()
-            finally:
-                slots.release()
-        finally:
-            if self._running.get(key) is fetch:
-                del self._running[key]

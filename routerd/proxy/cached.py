@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 
 import structlog
 from cachetools import TTLCache
 
-from routerd.content.fetch import FetchTable
+from routerd.content.fetchtable import FetchTable
 from routerd.content.links import Scope
 from routerd.content.store import ContentStore
-from routerd.endpoints.base import Endpoint, EndpointError, TagPage
+from routerd.endpoints.base import BlobStream, Endpoint, EndpointError, TagPage
 from routerd.oci.reference import Digest, Reference, Repository
+from routerd.proxy.ahead import reading
 from routerd.proxy.answers import (
     BlobAnswer,
     BlobFacts,
@@ -105,13 +107,12 @@ class CachedEndpoint:
         running = self._fetches.find(self.store, scope.endpoint, digest)
         if running is not None and scope not in running.scopes:
             await self._size(scope, step, digest, request)  # sight, as above
+
+        def open_upstream(start: int) -> AbstractAsyncContextManager[BlobStream]:
+            return self._endpoint.blob(step.repository, digest, request.via, start)
+
         while True:
-            fetch, is_new = self._fetches.join(
-                self.store,
-                digest,
-                scope,
-                lambda start: self._endpoint.blob(step.repository, digest, request.via, start),
-            )
+            fetch, is_new = self._fetches.join(self.store, digest, scope, open_upstream)
             try:
                 await fetch.started()
             except EndpointError as error:
@@ -124,7 +125,8 @@ class CachedEndpoint:
                 await fetch.leave()
                 raise
             source = self._source(step, Result.MISS if is_new else Result.COLLAPSED)
-            return BlobAnswer(digest, fetch.size, source, fetch.read, fetch.leave)
+            read = reading(fetch, open_upstream)
+            return BlobAnswer(digest, fetch.size, source, read, fetch.leave)
 
     async def tags(self, step: Step, request: Request, last: str, n: int) -> TagPage:
         """Upstream's own list."""

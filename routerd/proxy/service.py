@@ -20,7 +20,7 @@ from routerd.config.compile import Policy
 from routerd.config.settings import EndpointSpec
 from routerd.content.directory import DirectoryStore
 from routerd.content.errors import StoreFull
-from routerd.content.fetch import FetchTable
+from routerd.content.fetchtable import FetchTable
 from routerd.content.store import ContentStore
 from routerd.endpoints.base import Endpoint, EndpointContext
 from routerd.endpoints.registry import lookup_type

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from routerd.content.directory import DirectoryStore
-from routerd.content.fetch import FetchTable
+from routerd.content.fetchtable import FetchTable
 from routerd.runtime.tasks import Tasks
 
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from routerd.content.directory import DirectoryStore
 from routerd.content.errors import StoreFull
-from routerd.content.fetch import FILLS_LIMIT, RESUMES_LIMIT, Fetch, FetchTable
+from routerd.content.fetch import RESUMES_LIMIT, Fetch
+from routerd.content.fetchtable import FILLS_LIMIT, FetchTable
 from routerd.content.ingest import FileIngest
 from routerd.content.links import Scope
 from routerd.content.spool import RECENT, RECENT_CHUNKS
@@ -380,7 +381,7 @@ async def test_an_endpoint_that_hangs_keeps_nobody_from_the_others(
 async def test_a_turn_that_does_not_come_is_an_error(
     join: Join, fetches: FetchTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("routerd.content.fetch.TURN_SECONDS", 0.05)
+    monkeypatch.setattr("routerd.content.fetchtable.TURN_SECONDS", 0.05)
     stuck = [Upstream(os.urandom(10)) for _ in range(FILLS_LIMIT)]
     for upstream in stuck:
         upstream.gate(0)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from routerd.proxy.ahead import AHEAD_BYTES
 from upstream import Asked, Script, Upstream, digest_of, image, upstream
 from wire import Wire, read_reply
 
@@ -453,3 +454,39 @@ async def test_a_blob_whose_file_is_gone_is_fetched_anew(
         assert (await wire.head(path)).headers["cache-status"] == "routerd; fwd=miss; stored"
         assert (await wire.get(path)).body == LAYER
         assert hub.count("GET", path) == 2
+
+
+async def test_a_range_far_ahead_of_the_download_does_not_wait_for_it(
+    serving: Serving, hub: Upstream
+) -> None:
+    """A client that pulls lazily reads the footer of a layer first."""
+    large = os.urandom(AHEAD_BYTES + 2_000_000)
+    digest = hub.blob("library/app", large)
+    path = f"/v2/library/app/blobs/{digest}"
+    gate = asyncio.Event()
+
+    def answer(asked: Asked) -> Script:
+        if asked.headers.get("range") == "bytes=0-" or "range" not in asked.headers:
+            return Script(large, gate=gate, before_gate=1000)
+        return Script(large)
+
+    hub.paths[path] = answer
+    async with serving(policy(hub)) as wire:
+        whole = asyncio.ensure_future(wire.get(path))
+        footer = await wire.get(path, Range="bytes=-100")
+        assert (footer.status, footer.body) == (206, large[-100:])
+        start = AHEAD_BYTES + 5000
+        middle = await wire.get(path, Range=f"bytes={start}-{start + 99}")
+        assert middle.body == large[start : start + 100]
+        near = asyncio.ensure_future(wire.get(path, Range="bytes=2000-2099"))
+        hub.paths[path] = Script(status=500)
+        broken = asyncio.ensure_future(wire.get(path, Range="bytes=-50"))
+        while hub.asked[-1].headers.get("range") != f"bytes={len(large) - 50}-":
+            await asyncio.sleep(0.01)
+        assert not near.done()
+        assert not broken.done()
+        gate.set()
+        assert (await near).body == large[2000:2100]
+        assert (await broken).body == large[-50:], "it waits for the download after all"
+        assert (await whole).body == large
+    assert sum("range" not in one.headers for one in hub.asked) == 1

@@ -129,6 +129,8 @@ class Spool:
 
     async def _write_done(self) -> None:
         if self._writing is not None:
-            # A fill that is cancelled here stops no thread, and must not forget that it writes.
-            await asyncio.shield(self._writing)
+            if not self._writing.done():
+                # A fill that is cancelled here stops no thread, and must not forget that it writes.
+                await asyncio.shield(self._writing)
+            self._writing.result()
             self._writing = None

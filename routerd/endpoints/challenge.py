@@ -23,6 +23,7 @@ from publicsuffixlist import PublicSuffixList
 from routerd.config.secrets import SecretError
 from routerd.endpoints.addresses import parse_ip
 from routerd.endpoints.base import EndpointError
+from routerd.endpoints.urls import parse_foreign
 from routerd.oci.errors import Code, printable
 from routerd.routing.policy import Fallback
 from routerd.runtime.blocking import run_blocking
@@ -103,7 +104,7 @@ class Login:
         self._realms = frozenset(realm.lower() for realm in token_realms)
         self._ask = ask
         self._clock = clock
-        self._known: Challenge | None = None  # what the registry challenged with last
+        self._known: Challenge | None = None  # what was challenged with last and could be answered
         self._tokens: LRUCache[str, _Token] = LRUCache(TOKENS_IN_MEMORY)
         self._refused: TTLCache[str, EndpointError] = TTLCache(
             REFUSALS_IN_MEMORY, REFUSED_SECONDS, timer=clock
@@ -116,12 +117,21 @@ class Login:
         return bool(self._auth["type"] != "anonymous")
 
     async def authorization(self, scope: str) -> str | None:
-        """The Authorization for a first try: none before the registry has challenged."""
+        """The Authorization for a first try: none before the registry has challenged.
+
+        None too where a token cannot be had any more: then the registry is asked without, and says
+        in its challenge where tokens come from now.
+        """
         if self._auth["type"] == "bearer":
             return f"Bearer {await self._reveal('token')}"
-        if self._known is None:
+        known = self._known
+        if known is None:
             return None
-        return await self._answer(self._known, scope)
+        try:
+            return await self._answer(known, scope)
+        except EndpointError:
+            self._unlearn(known)
+            return None
 
     async def challenged(self, header: str, scope: str, used: str | None) -> str | None:
         """The Authorization for the second try, after a 401 to `used`; None: there is none."""
@@ -130,15 +140,22 @@ class Login:
         if self._auth["type"] == "bearer":
             return None  # a fixed token was refused
         if "bearer" in known:
-            self._known = known["bearer"]
-            self._forget(self._known, scope, used)
+            challenge = known["bearer"]
+            self._forget(challenge, scope, used)
         elif "basic" in known and self._auth["type"] == "basic":
             if used is not None and used.startswith("Basic "):
                 return None
-            self._known = known["basic"]
+            challenge = known["basic"]
         else:
             return None
-        return await self._answer(self._known, scope)
+        # Kept once it proved good: a bad one must not stand in the way of the next request.
+        answer = await self._answer(challenge, scope)
+        self._known = challenge
+        return answer
+
+    def _unlearn(self, challenge: Challenge) -> None:
+        if self._known == challenge:
+            self._known = None
 
     async def _answer(self, challenge: Challenge, scope: str) -> str | None:
         if challenge.scheme == "basic":
@@ -148,16 +165,18 @@ class Login:
         if token is None or token.renew_at <= self._clock():
             if url in self._refused:
                 raise self._refused[url]
-            token = await self._flights.do(url, lambda: self._fetch(url))
+            token = await self._flights.do(url, lambda: self._fetch(challenge, url))
         return f"Bearer {token.value}"
 
     def _token_url(self, challenge: Challenge, scope: str) -> str:
         realm = challenge.parameters.get("realm", "")
-        parts = urlsplit(realm)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise self._broken("challenges without the address of a token server")
+        try:
+            parts = parse_foreign(realm)
+        except ValueError as error:
+            why = printable(str(error))
+            raise self._broken(f"challenges with a token server at {why}") from error
         if parts.scheme == "http" and self._origin.scheme != "http":
-            raise self._broken(f"sends to a token server without TLS, {parts.hostname}")
+            raise self._broken(f"sends to a token server without TLS, {printable(parts.netloc)}")
         query = {"scope": scope}
         if service := challenge.parameters.get("service"):
             query = {"service": service, "scope": scope}
@@ -171,7 +190,17 @@ class Login:
         if token is not None and used == f"Bearer {token.value}":
             del self._tokens[url]
 
-    async def _fetch(self, url: str) -> _Token:
+    async def _fetch(self, challenge: Challenge, url: str) -> _Token:
+        try:
+            token = await self._exchange(url)
+        except EndpointError:
+            # Here as well: whoever waits for it may have a deadline that ends before.
+            self._unlearn(challenge)
+            raise
+        self._tokens[url] = token
+        return token
+
+    async def _exchange(self, url: str) -> _Token:
         authorization = None
         if self._auth["type"] == "basic":
             self._check_realm(url)
@@ -181,15 +210,15 @@ class Login:
             error = self._denied(f"its token server refused the login ({answer.status})")
             self._refused[url] = error
             raise error
-        if answer.status != 200:
+        if answer.status == 429 or answer.status >= 500:
             raise EndpointError(
                 Fallback.UNAVAILABLE,
                 Code.UNAVAILABLE,
                 f"the token server of {self._name} answered {answer.status}",
             )
-        token = self._parse(answer.body)
-        self._tokens[url] = token
-        return token
+        if answer.status != 200:
+            raise self._broken(f"has a token server that answered {answer.status}")
+        return self._parse(answer.body)
 
     def _parse(self, body: bytes) -> _Token:
         try:

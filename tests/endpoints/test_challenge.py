@@ -196,7 +196,16 @@ async def test_two_sites_under_one_public_suffix_are_strangers(tasks: Tasks) -> 
 
 @pytest.mark.parametrize(
     "challenge",
-    ['Bearer realm="http://auth.example.com/t"', 'Bearer service="x"', 'Bearer realm="ftp://x/t"'],
+    [
+        'Bearer realm="http://auth.example.com/t"',
+        'Bearer service="x"',
+        'Bearer realm="ftp://x/t"',
+        'Bearer realm="/token"',
+        'Bearer realm="https://[bad"',
+        'Bearer realm="https://u:p@auth.example.com/t"',
+        'Bearer realm="https://auth.example.com:99999/t"',
+        f'Bearer realm="https://{"a" * 64}.example.com/t"',
+    ],
 )
 async def test_a_token_server_without_tls_or_address_is_refused(
     tasks: Tasks, challenge: str
@@ -216,6 +225,34 @@ async def test_a_token_server_that_sends_no_token_is_502(
     with pytest.raises(EndpointError) as refused:
         await Server(**answer).login(tasks).challenged(BEARER, SCOPE, None)
     assert refused.value.status == 502
+
+
+async def test_a_challenge_that_cannot_be_answered_is_not_kept(tasks: Tasks) -> None:
+    server = Server()
+    login = server.login(tasks)
+    with pytest.raises(EndpointError):
+        await login.challenged('Bearer realm="/token"', SCOPE, None)
+    assert await login.authorization(SCOPE) is None  # so the registry is asked again
+    assert await login.challenged(BEARER, SCOPE, None) == "Bearer t1"
+
+
+@pytest.mark.parametrize("status", [401, 404, 503])
+async def test_a_token_server_that_moved_is_found_by_a_new_challenge(
+    tasks: Tasks, status: int
+) -> None:
+    server = Server()
+    login = server.login(tasks)
+    await login.challenged(BEARER, SCOPE, None)
+    server.now += 100
+    server.status = status
+    assert await login.authorization(SCOPE) is None
+    server.status = 200
+    moved = BEARER.replace("auth.", "login.")
+    assert await login.challenged(moved, SCOPE, None) == "Bearer t1"
+    assert server.asked[-1][0].startswith("https://login.example.com/token?")
+    asked = len(server.asked)
+    assert await login.authorization(SCOPE) == "Bearer t1"
+    assert len(server.asked) == asked
 
 
 async def test_basic_is_sent_once_it_was_asked_for(tasks: Tasks) -> None:

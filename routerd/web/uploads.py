@@ -6,8 +6,6 @@ Owns statuses, Location, Range and Content-Range of an upload. Does not own its 
 
 from __future__ import annotations
 
-from urllib.parse import urlencode
-
 from quart import Response
 
 from routerd.endpoints.base import UploadSession
@@ -91,7 +89,7 @@ def _created(call: UploadCall, digest: Digest) -> Response:
     return responses.empty(
         201,
         {
-            "Location": _location(call, f"{call.base}/blobs/{digest}"),
+            "Location": call.location(f"blobs/{digest}"),
             "Docker-Content-Digest": str(digest),
         },
     )
@@ -99,13 +97,8 @@ def _created(call: UploadCall, digest: Digest) -> Response:
 
 def _progress(call: UploadCall, session: UploadSession) -> dict[str, str]:
     return {
-        "Location": _location(call, f"{call.base}/blobs/uploads/{session.id}"),
+        "Location": call.location(f"blobs/uploads/{session.id}"),
         "Docker-Upload-UUID": session.id,
         # An upload without a byte is `0-0` as well: the form has no other way to say nothing.
         "Range": f"0-{max(0, session.offset - 1)}",
     }
-
-
-def _location(call: UploadCall, path: str) -> str:
-    """A relative Location that names the repository as the client did, its `ns` included."""
-    return path if call.ns is None else f"{path}?{urlencode({'ns': call.ns})}"

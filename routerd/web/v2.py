@@ -7,7 +7,6 @@ the paths (`oci/apipath.py`), deciding (`routing/`) or doing (`proxy/`).
 from __future__ import annotations
 
 from typing import assert_never
-from urllib.parse import urlencode
 
 from quart import Response
 
@@ -126,7 +125,7 @@ class RegistryApi:
         await self._service.push.put_manifest(call.reference, manifest, asked)
         digest = manifest.descriptor.digest
         headers = {
-            "Location": f"{call.base}/manifests/{digest}",
+            "Location": call.location(f"manifests/{digest}"),
             "Docker-Content-Digest": str(digest),
         }
         if manifest.subject is not None:
@@ -154,10 +153,10 @@ class RegistryApi:
         page = await self._service.listing.tags(call.repository, call.last, call.n, asked)
         headers = {}
         if page.more and page.tags:
-            query = {"n": str(len(page.tags)), "last": page.tags[-1]}
-            if call.ns is not None:
-                query["ns"] = call.ns
-            headers["Link"] = f'<{call.base}/tags/list?{urlencode(query)}>; rel="next"'
+            # The client's own `n`: a page that a filter or a merge made short is no new wish.
+            asked_for = {} if call.n is None else {"n": str(call.n)}
+            url = call.location("tags/list", {**asked_for, "last": page.tags[-1]})
+            headers["Link"] = f'<{url}>; rel="next"'
         return responses.document(
             {"name": call.name, "tags": list(page.tags)}, headers, head=http.method == "HEAD"
         )

@@ -145,6 +145,23 @@ async def test_a_chunked_upload_with_status_and_order(serving: Serving) -> None:
         assert (await wire.get(where)).code == "BLOB_UPLOAD_UNKNOWN"
 
 
+@pytest.mark.parametrize(("body", "kept"), [(b"abc", b"abc"), (b"a" * 101, b"")])
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
+async def test_a_chunk_that_is_not_as_long_as_its_content_range_is_refused(
+    serving: Serving, method: str, body: bytes, kept: bytes
+) -> None:
+    async with serving(POLICY) as wire:
+        where = (await wire.send("POST", "/v2/team/app/blobs/uploads/", b"")).headers["location"]
+        query = f"?digest={digest_of(body)}" if method == "PUT" else ""
+        head = f"{method} {where}{query} HTTP/1.1\r\nHost: x\r\nContent-Range: 0-99\r\n"
+        chunked = f"Transfer-Encoding: chunked\r\n\r\n{len(body):x}\r\n".encode()
+        reply = await wire.raw(head.encode() + chunked + body + b"\r\n0\r\n\r\n")
+        assert (reply.status, reply.code) == (400, "SIZE_INVALID")
+        assert reply.headers["range"] == f"0-{max(0, len(kept) - 1)}"
+        done = await wire.send("PUT", f"{where}?digest={digest_of(kept)}", b"")
+        assert done.status == 201
+
+
 async def test_a_cancelled_upload_is_gone(serving: Serving) -> None:
     async with serving(POLICY) as wire:
         where = (await wire.send("POST", "/v2/team/app/blobs/uploads/", b"")).headers["location"]

@@ -19,7 +19,7 @@ import httpx
 from routerd import __version__
 from routerd.endpoints.addresses import Addresses
 from routerd.endpoints.base import EndpointContext, EndpointError, Via
-from routerd.endpoints.challenge import Login, TokenAnswer
+from routerd.endpoints.login import Login, TokenAnswer
 from routerd.endpoints.transport import Transport
 from routerd.endpoints.urls import origin_of, parse_foreign, split_url
 from routerd.oci.errors import Code, printable
@@ -29,6 +29,8 @@ from routerd.runtime.blocking import run_blocking
 REDIRECTS_LIMIT = 5
 TOKEN_LIMIT = 1024 * 1024  # bytes of a token server's answer
 USER_AGENT = f"routerd/{__version__}"
+# What a registry answers to a stranger need not be so for the account: some say 404 to hide.
+_HIDING = frozenset({401, 403, 404, 410})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -82,7 +84,11 @@ class RegistryClient:
         scope = f"repository:{name}:pull"
         url = f"{self.base}/v2/{name}/{path}"
         own = {**headers, **await self._origin_headers(via)}
-        authorization = await self.login.authorization(scope)
+        authorization, problem = None, None
+        try:
+            authorization = await self.login.authorization(scope)
+        except EndpointError as error:
+            problem = error  # maybe the token server moved: the registry's challenge says where to
         response = await self._follow(method, url, own, authorization)
         try:
             if response.status_code == 401:
@@ -90,7 +96,9 @@ class RegistryClient:
                 retry = await self.login.challenged(challenge, scope, authorization)
                 if retry is not None:
                     await response.aclose()
-                    response = await self._follow(method, url, own, retry)
+                    response, problem = await self._follow(method, url, own, retry), None
+            if problem is not None and response.status_code in _HIDING:
+                raise problem
             yield response
         finally:
             await response.aclose()

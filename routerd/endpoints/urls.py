@@ -1,7 +1,7 @@
 """URLs taken apart: the endpoint's own, and those that a registry sends us to.
 
 Owns what of a stranger's URL is dialled at all. Does not own which addresses are (`addresses.py`) or
-who gets the login (`challenge.py`). Nothing is put together anew: a signature is over these bytes.
+who gets the login (`login.py`). Nothing is put together anew: a signature is over these bytes.
 """
 
 from __future__ import annotations

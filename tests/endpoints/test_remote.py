@@ -395,6 +395,20 @@ async def test_a_token_server_that_moved_is_found_without_a_restart(
     assert hub.count("GET", "/token") == 1
 
 
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_what_a_registry_hides_from_strangers_is_not_gone_while_tokens_cannot_be_had(
+    remote: MakeRemote, hub: Upstream, status: int
+) -> None:
+    challenging(hub, lambda: f"{hub.url}/token")
+    endpoint = await remote(auth=BASIC)
+    assert await read(endpoint, digest_of(LAYER)) == LAYER
+    hub.paths["/token"] = Script(status=503)
+    hub.paths[f"/v2/library/app/blobs/{digest_of(LAYER)}"] = Script(status=status)
+    with pytest.raises(EndpointError) as failed:
+        await read(endpoint, digest_of(LAYER))
+    assert (failed.value.reason, failed.value.status) == (Fallback.UNAVAILABLE, 503)
+
+
 async def test_a_token_server_that_sends_nothing_but_a_length_is_502(
     remote: MakeRemote, hub: Upstream
 ) -> None:

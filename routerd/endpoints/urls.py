@@ -38,7 +38,7 @@ def parse_foreign(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
-        if host and not host.startswith("["):
+        if host:
             host.encode("idna")  # as the resolver will: a label has 1 to 63 characters
     except ValueError as error:
         raise ValueError("something that is no URL") from error

@@ -6,6 +6,7 @@ Owns what every request upstream has in common (protocol.md 3). Does not own wha
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -18,8 +19,9 @@ import httpx
 from routerd import __version__
 from routerd.endpoints.addresses import Addresses
 from routerd.endpoints.base import EndpointContext, EndpointError, Via
-from routerd.endpoints.challenge import Login, TokenAnswer
+from routerd.endpoints.login import Login, TokenAnswer
 from routerd.endpoints.transport import Transport
+from routerd.endpoints.urls import origin_of, parse_foreign, split_url
 from routerd.oci.errors import Code, printable
 from routerd.routing.policy import Fallback
 from routerd.runtime.blocking import run_blocking
@@ -27,6 +29,8 @@ from routerd.runtime.blocking import run_blocking
 REDIRECTS_LIMIT = 5
 TOKEN_LIMIT = 1024 * 1024  # bytes of a token server's answer
 USER_AGENT = f"routerd/{__version__}"
+# What a registry answers to a stranger need not be so for the account: some say 404 to hide.
+_HIDING = frozenset({401, 403, 404, 410})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -80,7 +84,11 @@ class RegistryClient:
         scope = f"repository:{name}:pull"
         url = f"{self.base}/v2/{name}/{path}"
         own = {**headers, **await self._origin_headers(via)}
-        authorization = await self.login.authorization(scope)
+        authorization, problem = None, None
+        try:
+            authorization = await self.login.authorization(scope)
+        except EndpointError as error:
+            problem = error  # maybe the token server moved: the registry's challenge says where to
         response = await self._follow(method, url, own, authorization)
         try:
             if response.status_code == 401:
@@ -88,7 +96,9 @@ class RegistryClient:
                 retry = await self.login.challenged(challenge, scope, authorization)
                 if retry is not None:
                     await response.aclose()
-                    response = await self._follow(method, url, own, retry)
+                    response, problem = await self._follow(method, url, own, retry), None
+            if problem is not None and response.status_code in _HIDING:
+                raise problem
             yield response
         finally:
             await response.aclose()
@@ -128,27 +138,30 @@ class RegistryClient:
         try:
             request = self._http.build_request(method, url, headers=headers, timeout=timeout)
             return await self._http.send(request, stream=True)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol, ValueError) as error:
+            # httpx, yarl and idna each refuse some of what the others let pass as a host.
+            raise self.broken("is, or sends to, an address that is none") from error
+        except httpx.HTTPError as error:
             raise self.unreachable(error) from error
 
     def _redirect(self, url: str, location: str) -> str:
-        try:
-            # Joined by hand: a library would write a signed URL anew.
-            parts = urlsplit(location)
-            old = urlsplit(url)
-        except ValueError as error:
-            raise self.broken("redirects to something that is no URL") from error
+        """The URL to go on with. Joined by hand: a library would write a signed URL anew."""
         if not location:
             raise self.broken("redirects to nowhere")
-        if not parts.scheme and not parts.netloc:
-            if not location.startswith("/"):
-                raise self.broken("redirects to a relative path")
-            return f"{old.scheme}://{old.netloc}{location}"
-        following = f"{old.scheme}:{location}" if not parts.scheme else location
-        scheme = parts.scheme.lower() or old.scheme
-        if scheme not in ("http", "https"):
-            raise self.broken(f"redirects to '{printable(scheme)}:'")
-        if old.scheme == "https" and scheme == "http":
+        old = urlsplit(url)
+        if location.startswith("//"):
+            following = f"{old.scheme}:{location}"
+        elif location.startswith("/"):
+            following = f"{old.scheme}://{old.netloc}{location}"
+        elif "://" not in location.partition("?")[0]:
+            raise self.broken("redirects to a relative path")
+        else:
+            following = location
+        try:
+            parts = parse_foreign(following)
+        except ValueError as error:
+            raise self.broken(f"redirects to {printable(str(error))}") from error
+        if old.scheme == "https" and parts.scheme == "http":
             raise self.broken("redirects from https to http")
         return following
 
@@ -156,11 +169,23 @@ class RegistryClient:
         headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
         if authorization is not None:
             headers["Authorization"] = authorization
-        response = await self._send("GET", url, headers)
+        seconds = self.timeouts["response"]
         try:
-            body = await self.read(response, TOKEN_LIMIT)
-        finally:
-            await response.aclose()
+            # Of the whole answer: everyone who needs a token joins this one call, and a server that
+            # sends a byte now and then must not keep them all.
+            async with asyncio.timeout(seconds):
+                response = await self._send("GET", url, headers)
+                try:
+                    body = await self.read(response, TOKEN_LIMIT)
+                finally:
+                    await response.aclose()
+        except TimeoutError as error:
+            raise EndpointError(
+                Fallback.UNAVAILABLE,
+                Code.UNAVAILABLE,
+                f"the token server of {self.name} did not answer within {seconds:g} s",
+                reached=False,
+            ) from error
         return TokenAnswer(response.status_code, body)
 
     async def read(self, response: httpx.Response, limit: int) -> bytes:
@@ -203,25 +228,6 @@ class RegistryClient:
             f"{self.name} ({self.host}) {what}",
             status=502,
         )
-
-
-def split_url(url: str) -> tuple[str, str]:
-    """The URL up to the API, and the prefix of every name (config-language.md 5, `url`).
-
-    `https://host/base/v2/prefix` is (`https://host/base`, `prefix/`).
-    """
-    parts = urlsplit(url)
-    segments = [segment for segment in parts.path.split("/") if segment]
-    at = segments.index("v2") if "v2" in segments else len(segments)
-    base = "/".join([f"{parts.scheme}://{parts.netloc}", *segments[:at]])
-    return base, "".join(f"{segment}/" for segment in segments[at + 1 :])
-
-
-def origin_of(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port (RFC 6454 4)."""
-    parts = urlsplit(url)
-    scheme = parts.scheme.lower()
-    return scheme, (parts.hostname or "").lower(), parts.port or (443 if scheme == "https" else 80)
 
 
 def _tls_context(options: Mapping[str, Any]) -> ssl.SSLContext:

@@ -53,7 +53,7 @@ class Transport(httpx.AsyncBaseTransport):
                     sock_read=timeout.get("read"),
                 ),
             )
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise translated(error, request) from error
         return httpx.Response(
             answer.status,
@@ -120,6 +120,8 @@ class _Body(httpx.AsyncByteStream):
         """Whether enough is still to come, and how much is known."""
         if self._answer.headers.get("Transfer-Encoding") is not None:
             return False
+        if self._answer.content.is_eof():
+            return False  # whole already; or a 204, which has no body whatever length it says
         length = self._answer.content_length
         return length is not None and length - self._answer.content.total_bytes >= BULK_BYTES
 
@@ -164,7 +166,7 @@ def translated(error: Exception, request: httpx.Request) -> httpx.RequestError:
             kind = httpx.ConnectError
         case aiohttp.ServerDisconnectedError() | aiohttp.ClientPayloadError():
             kind = httpx.RemoteProtocolError
-        case aiohttp.InvalidURL():
+        case ValueError():  # of yarl, idna and aiohttp alike: no address at all
             kind = httpx.UnsupportedProtocol
         case _:
             kind = httpx.ReadError

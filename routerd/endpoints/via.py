@@ -1,13 +1,23 @@
 """Loops between mirrors: refused before anything is joined.
 
-Owns reading the Via header (RFC 9110 7.6.3). Does not own writing it (`remote.py`).
+Owns reading the Via headers of a request (RFC 9110 7.6.3). Does not own writing it (`remote.py`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from routerd.oci.errors import Code, RegistryError, printable
 
 LOOP_DETECTED = 508  # RFC 5842 7.2
+
+
+def join_chain(headers: Sequence[str]) -> str:
+    """The Via header(s) of a request as one value that can be sent on.
+
+    A comment may hold any byte (RFC 9110 5.6.5); not everybody upstream takes those.
+    """
+    return ", ".join(headers).encode("ascii", "replace").decode("ascii")
 
 
 def check_loop(via: str, server_name: str, max_hops: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, unquote_to_bytes
+from urllib.parse import parse_qsl, unquote_to_bytes, urlencode
 
 from routerd.oci.errors import Code, RegistryError, printable
 from routerd.oci.reference import (
@@ -41,18 +41,27 @@ class NameRules:
 class Named:
     """The repository of a call, and how the client wrote it.
 
-    `name` is as in the path, `ns` as in the query (None: not used). `base` is the path that a
-    Location or Link of the answer starts with.
+    `name` is as in the path, `ns` as in the query (None: not used), a valid namespace.
     """
 
     repository: Repository
     name: str
     ns: str | None
 
-    @property
-    def base(self) -> str:
-        """`/v2/<name as the client wrote it>`."""
-        return f"/v2/{self.name}"
+    def location(self, path: str, query: Mapping[str, str] | None = None) -> str:
+        """A relative URL below this repository, named as the client did, its `ns` included."""
+        fields = {**(query or {}), **({} if self.ns is None else {"ns": self.ns})}
+        url = f"/v2/{self.name}/{path}"
+        return f"{url}?{urlencode(fields)}" if fields else url
+
+
+@dataclass(frozen=True, slots=True)
+class _Naming:
+    """How the names of one request are read: `ns` as written, what it means, and the rules."""
+
+    ns: str | None
+    namespace: Namespace | None
+    rules: NameRules
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +148,8 @@ def parse(raw_path: bytes, query_string: bytes, rules: NameRules) -> ApiCall:
     segments = _segments(raw_path)
     query = _query(query_string)
     ns = query.get("ns")
+    # Once for every call: it comes back in a header, also of those that name no repository.
+    naming = _Naming(ns, None if ns is None else parse_namespace(ns), rules)
     if segments == [""]:
         return Ping(ns)
     if segments[0] == "_catalog" and len(segments) == 1:
@@ -148,20 +159,21 @@ def parse(raw_path: bytes, query_string: bytes, rules: NameRules) -> ApiCall:
     # From the right: `blobs`, `manifests` and `tags` may be segments of a name (protocol.md 2).
     match segments:
         case [*name, "manifests", reference] if name:
-            named = _named(name, ns, rules)
+            named = _named(name, naming)
             return ManifestCall(*named, _reference(named[0], reference))
         case [*name, "blobs", "uploads"] | [*name, "blobs", "uploads", ""] if name:
-            return _upload(name, None, ns, query, rules)
+            return _upload(name, None, query, naming)
         case [*name, "blobs", "uploads", session] if name:
-            return _upload(name, session, ns, query, rules)
+            return _upload(name, session, query, naming)
         case [*name, "blobs", digest] if name:
-            return BlobCall(*_named(name, ns, rules), Digest.parse(digest))
+            return BlobCall(*_named(name, naming), Digest.parse(digest))
         case [*name, "tags", "list"] if name:
-            last = query.get("last", "")
-            return TagList(*_named(name, ns, rules), _count(query.get("n")), last)
+            n, last = _count(query.get("n")), query.get("last", "")
+            # What goes upstream in a query is a tag, as `last` is wherever it comes from a Link.
+            return TagList(*_named(name, naming), n, parse_tag(last) if last else "")
         case [*name, "referrers", digest] if name:
             kind = query.get("artifactType", "")
-            return Referrers(*_named(name, ns, rules), Digest.parse(digest), kind)
+            return Referrers(*_named(name, naming), Digest.parse(digest), kind)
     if any(segment == "" for segment in segments):
         raise _invalid("a repository name has no empty segment")
     raise _unknown("the registry API has no such resource")
@@ -208,18 +220,16 @@ def _query(query_string: bytes) -> Mapping[str, str]:
     return query
 
 
-def _named(
-    segments: Sequence[str], ns: str | None, rules: NameRules
-) -> tuple[Repository, str, str | None]:
-    return _repository(segments, ns, rules), "/".join(segments), ns
+def _named(segments: Sequence[str], naming: _Naming) -> tuple[Repository, str, str | None]:
+    return _repository(segments, naming), "/".join(segments), naming.ns
 
 
-def _repository(segments: Sequence[str], ns: str | None, rules: NameRules) -> Repository:
+def _repository(segments: Sequence[str], naming: _Naming) -> Repository:
     """The canonical name (protocol.md 1): by `ns`, by a configured first segment, or bare."""
     first, rest = segments[0], segments[1:]
     leading = _leading_namespace(first) if rest else None
-    if ns is not None:
-        namespace = parse_namespace(ns)
+    namespace, rules = naming.namespace, naming.rules
+    if namespace is not None:
         if leading == namespace:
             return Repository.parse(namespace, "/".join(rest))
         if leading is not None and rules.is_configured(leading):
@@ -248,19 +258,18 @@ def _reference(repository: Repository, text: str) -> Reference:
 def _upload(
     name: Sequence[str],
     session: str | None,
-    ns: str | None,
     query: Mapping[str, str],
-    rules: NameRules,
+    naming: _Naming,
 ) -> UploadCall:
     if session is not None and not _SESSION.fullmatch(session):
         raise RegistryError(Code.BLOB_UPLOAD_UNKNOWN, "no upload session has such an id")
     digest, mount, source = query.get("digest"), query.get("mount"), query.get("from")
     return UploadCall(
-        *_named(name, ns, rules),
+        *_named(name, naming),
         session,
         digest=None if digest is None else Digest.parse(digest),
         mount=None if mount is None else Digest.parse(mount),
-        source=None if source is None else _repository(source.split("/"), ns, rules),
+        source=None if source is None else _repository(source.split("/"), naming),
     )
 
 

@@ -28,7 +28,9 @@ ACCEPT_ALL = ", ".join((OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST))
 MANIFEST_LIMIT = 4 * 1024 * 1024  # bytes; distribution-spec: at least this much is to be accepted
 DESCRIPTORS_LIMIT = 10_000  # of one manifest; the largest real indexes list a few hundred
 
-_MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}", re.I)
+_MEDIA_TYPE = re.compile(
+    r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}", re.I | re.A
+)
 # Media types of content that is not the registry's to have (image-spec, "Non-distributable").
 _FOREIGN = ("nondistributable", "foreign")
 _UNSPECIFIC = frozenset({"", "application/json", "application/octet-stream"})
@@ -99,7 +101,7 @@ class Manifest:
             children=children,
             blobs=blobs,
             subject=None if subject is None else _descriptor(subject, "subject"),
-            artifact_type=artifact_type if isinstance(artifact_type, str) else "",
+            artifact_type=_text(artifact_type, "artifactType"),
         )
 
 
@@ -203,7 +205,18 @@ def _platform(value: Any) -> str:
     if not isinstance(value, dict):
         return ""
     parts = (value.get(key) for key in ("os", "architecture", "variant"))
-    return "/".join(part for part in parts if isinstance(part, str) and part)
+    return "/".join(text for part in parts if (text := _text(part, "platform")))
+
+
+def _text(value: Any, where: str) -> str:
+    """A text that can be stored and sent; none for what is no text at all."""
+    if not isinstance(value, str):
+        return ""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # JSON's "\ud800" is half of a character (RFC 8259 8.2)
+        raise _invalid(f"{where} is not Unicode") from error
+    return value
 
 
 def _invalid(message: str) -> RegistryError:

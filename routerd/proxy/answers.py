@@ -77,11 +77,11 @@ class BlobFacts:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Who asks, and what is told onwards of it."""
+    """Who asks, and what is told onwards of it. `range` is the Range header of a GET."""
 
     caller: Caller = field(default_factory=Caller)
     via: Via = field(default_factory=Via)
-    ranged: bool = False  # only a part of the blob is wanted
+    range: str | None = None
 
     @property
     def created_by(self) -> str:

@@ -1,7 +1,7 @@
 """An endpoint without a cache: what it sends goes to the client that asked, and is kept nowhere.
 
-Also a storage endpoint, which is its own store. Owns holding back the last bytes of a stream until
-its digest is right. Does not own caching (`cached.py`).
+Also a storage endpoint, which is its own store. Owns that a stream has begun before its answer does,
+and holding back its last bytes until the digest is right. Does not own caching (`cached.py`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from routerd.content.links import Scope
 from routerd.content.store import ContentStore
 from routerd.endpoints.base import BlobStream, Endpoint, EndpointError, TagPage
 from routerd.oci.errors import Code
+from routerd.oci.ranges import ByteRange, parse_range
 from routerd.oci.reference import Digest, Reference, Repository
 from routerd.proxy.answers import (
     BlobAnswer,
@@ -62,46 +63,66 @@ class DirectEndpoint:
         return BlobFacts(digest, size, self._source(step))
 
     async def blob(self, step: Step, digest: Digest, request: Request) -> BlobAnswer:
-        """The blob. A whole one is verified while it passes; a range cannot be."""
-        if request.ranged:
-            size: int | None = await self._endpoint.blob_size(step.repository, digest, request.via)
-            return BlobAnswer(
-                digest,
-                size,
-                self._source(step),
-                read=lambda start, stop: self._part(step, digest, request, start, stop),
-                aclose=_nothing_to_close,
+        """The blob, to be read once. A whole one is verified while it passes; a range cannot be.
+
+        With a satisfiable range it is that range which `read` yields. Raises 416 for one past the
+        end.
+        """
+        size, wanted = None, None
+        if request.range is not None:
+            size = await self._endpoint.blob_size(step.repository, digest, request.via)
+            wanted = parse_range(request.range, size)
+        start = 0 if wanted is None else wanted.start
+        async with AsyncExitStack() as stack:
+            stream = await stack.enter_async_context(
+                self._endpoint.blob(step.repository, digest, request.via, start)
             )
-        stack = AsyncExitStack()
-        stream = await stack.enter_async_context(
-            self._endpoint.blob(step.repository, digest, request.via)
-        )
-
-        def read(_start: int, _stop: int | None) -> AsyncIterator[bytes]:
-            if stream.verified:
-                return stream.chunks()
-            return verified(stream, digest, self._endpoint.name)
-
-        return BlobAnswer(digest, stream.size, self._source(step), read, stack.aclose)
+            if wanted is not None:
+                chunks = part_of(stream, wanted)
+            elif stream.verified:
+                chunks = stream.chunks()
+            else:
+                chunks = verified(stream, digest, self._endpoint.name)
+            begun = await begin(chunks)
+            aclose = stack.pop_all().aclose
+        size = stream.size if size is None else size
+        source = self._source(step)
+        return BlobAnswer(digest, size, source, lambda *_: begun, aclose)
 
     async def tags(self, step: Step, request: Request, last: str, n: int) -> TagPage:
         """The endpoint's own list."""
         return await self._endpoint.tags(step.repository, request.via, last, n)
 
-    async def _part(
-        self, step: Step, digest: Digest, request: Request, start: int, stop: int | None
-    ) -> AsyncIterator[bytes]:
-        async with self._endpoint.blob(step.repository, digest, request.via, start) as stream:
-            position = stream.start
-            async for chunk in stream.chunks():
-                begin, position = position, position + len(chunk)
-                if position > start:
-                    yield chunk[max(0, start - begin) : None if stop is None else stop - begin]
-                if stop is not None and position >= stop:
-                    return
-
     def _source(self, step: Step, ttl: float | None = None) -> Source:
         return Source(step, self._result, self._endpoint.private, ttl)
+
+
+async def begin(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same chunks, the first of them in hand: what fails before it fails here.
+
+    containerd goes on to the next host after an error, and asks this one again after a short 200
+    (protocol.md 2).
+    """
+    first = await anext(chunks, b"")
+
+    async def begun() -> AsyncIterator[bytes]:
+        if first:
+            yield first
+        async for chunk in chunks:
+            yield chunk
+
+    return begun()
+
+
+async def part_of(stream: BlobStream, wanted: ByteRange) -> AsyncIterator[bytes]:
+    """The wanted bytes of a stream that may begin before them."""
+    position = stream.start
+    async for chunk in stream.chunks():
+        before, position = position, position + len(chunk)
+        if position > wanted.start:
+            yield chunk[max(0, wanted.start - before) : wanted.stop - before]
+        if position >= wanted.stop:
+            return
 
 
 async def verified(stream: BlobStream, digest: Digest, name: str) -> AsyncIterator[bytes]:
@@ -129,7 +150,3 @@ async def verified(stream: BlobStream, digest: Digest, name: str) -> AsyncIterat
 
 def _at(step: Step, reference: Reference) -> Reference:
     return Reference(step.repository, reference.tag, reference.digest)
-
-
-async def _nothing_to_close() -> None:
-    return None

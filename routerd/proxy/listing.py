@@ -19,7 +19,7 @@ from routerd.routing.decision import Step
 from routerd.routing.policy import Action, Fallback
 from routerd.routing.table import RouteTable
 
-PAGE_LIMIT = 1000  # tags in one answer; a client that asks for more gets a Link to the next page
+PAGE_LIMIT = 1000  # tags in one answer, and asked of an endpoint at once; a Link leads to more
 ROUNDS_LIMIT = 50  # pages of one endpoint read for one answer, where most tags go elsewhere
 
 
@@ -78,7 +78,8 @@ class Listing:
     ) -> Tags:
         found: list[Tag] = []
         for _ in range(ROUNDS_LIMIT):
-            page = await self._readers[step.endpoint].tags(step, request, last, wanted)
+            # Not `wanted`: where most tags lead elsewhere, that many would take too many rounds.
+            page = await self._readers[step.endpoint].tags(step, request, last, PAGE_LIMIT)
             found += [tag for tag in page.tags if self._leads_to(step, repository, tag, request)]
             if not page.more or not page.tags:
                 return Tags(found, more=False)

@@ -56,7 +56,7 @@ def _application(view: View) -> Quart:
     app = Quart("routerd", static_folder=None)
     app.asgi_http_class = RegistryConnection
     app.request_class = RegistryRequest
-    # Quart's own limits cover a whole transfer; each operation here has its own (stack.md).
+    # Quart's own limits cover a whole transfer (stack.md); `body.py` and `connection.py` bound silence.
     app.config["RESPONSE_TIMEOUT"] = None
     app.config["BODY_TIMEOUT"] = None
     app.config["MAX_CONTENT_LENGTH"] = None

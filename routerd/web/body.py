@@ -1,8 +1,8 @@
 """Request bodies with back-pressure.
 
 Owns the body class that Quart is given instead of its own, which holds a whole upload in memory
-while the handler is busy (docs/design/stack.md), and the draining of a body nobody wants. Does not
-own what a body means.
+while the handler is busy (docs/design/stack.md), how long a client may fall silent within a body,
+and the draining of a body nobody wants. Does not own what a body means.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from collections.abc import AsyncIterator, Generator
 
 from routerd.oci.errors import Code, RegistryError
 
+# As upstream's silence, `timeouts.stall`: a peer that is gone without a word must not hold its upload.
+STALL_SECONDS = 60.0
 QUEUE_LIMIT = 16  # chunks waiting; Hypercorn reads 64 KiB at a time, so about 1 MiB
 # config-language.md 3: the rest of a refused write is drained, so that the client reads the answer.
 DRAIN_BYTES = 4 * 1024 * 1024
 DRAIN_SECONDS = 2.0
+REQUEST_TIMEOUT = 408  # RFC 9110 15.5.9
 
 
 class ClientDisconnected(Exception):
@@ -27,12 +30,16 @@ class BoundedBody:
     """A request body as a bounded queue: the network waits while the handler is busy.
 
     One writer (the connection), one reader at a time. Iterating yields all that waits as one chunk.
+    Raises ClientDisconnected when the client leaves, and 408 when nothing comes for
+    `stall_seconds`, both after the bytes that came before.
     """
+
+    stall_seconds = STALL_SECONDS
 
     def __init__(self, _expected: int | None = None, _limit: int | None = None) -> None:
         self._chunks: deque[bytes] = deque()
         self._ended = False
-        self._lost = False
+        self._failure: Exception | None = None
         self._readable = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
@@ -53,7 +60,7 @@ class BoundedBody:
         """The client is gone. What came before is still for the handler, if it reads it soon."""
         if self._ended:
             return
-        self._lost = self._ended = True
+        self._fail(ClientDisconnected("the client closed the connection within its request body"))
         self._readable.set()
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
@@ -71,11 +78,23 @@ class BoundedBody:
             elif self._ended:
                 break
             else:
-                self._readable.clear()
-                await self._readable.wait()
+                await self._more()
         self._read_out.set()
-        if self._lost:
-            raise ClientDisconnected("the client closed the connection within its request body")
+        if self._failure is not None:
+            raise self._failure
+
+    async def _more(self) -> None:
+        self._readable.clear()
+        try:
+            async with asyncio.timeout(self.stall_seconds):
+                await self._readable.wait()
+        except TimeoutError:
+            message = f"the client sent nothing of its request body for {self.stall_seconds:g} s"
+            self._fail(RegistryError(Code.SIZE_INVALID, message, status=REQUEST_TIMEOUT))
+
+    def _fail(self, failure: Exception) -> None:
+        self._failure = failure
+        self._ended = True
 
     def __await__(self) -> Generator[object, None, bytes]:
         return self.read(DRAIN_BYTES).__await__()
@@ -107,5 +126,5 @@ class BoundedBody:
                     size += len(chunk)
                     if size > DRAIN_BYTES:
                         return
-        except (TimeoutError, ClientDisconnected):
+        except (TimeoutError, ClientDisconnected, RegistryError):
             return  # the connection is closed after the answer, which is all there is left to do

@@ -76,19 +76,18 @@ def manifest(answer: ManifestAnswer, if_none_match: str, *, head: bool) -> Respo
     return _whole(answer.manifest.body, 200, descriptor.media_type, headers, head=head)
 
 
-def blob_head(facts: BlobFacts) -> Response:
-    """HEAD of a blob: what GET would say."""
+def blob_facts(facts: BlobFacts, if_none_match: str) -> Response:
+    """HEAD of a blob: what GET would say; 304, to GET as well, where the client has it."""
+    if matches_etag(if_none_match, facts.digest):
+        return empty(304, _content_headers(facts.digest, facts.source))
     headers = {**_blob_headers(facts.digest, facts.source), "Content-Length": str(facts.size)}
     return Response(None, 200, headers=headers)
 
 
-async def blob(answer: BlobAnswer, range_header: str | None, if_none_match: str) -> Response:
+async def blob(answer: BlobAnswer, range_header: str | None) -> Response:
     """A blob or the one range of it that was asked for, streamed; closes `answer` in every case."""
     headers = _blob_headers(answer.digest, answer.source)
     try:
-        if matches_etag(if_none_match, answer.digest):
-            await answer.aclose()
-            return empty(304, headers)
         wanted = None if answer.size is None else parse_range(range_header, answer.size)
     except BaseException:
         await answer.aclose()

@@ -6,7 +6,7 @@ Owns statuses, Location, Range and Content-Range of an upload. Does not own its 
 
 from __future__ import annotations
 
-from urllib.parse import urlencode
+from collections.abc import AsyncIterator
 
 from quart import Response
 
@@ -58,22 +58,30 @@ class Uploads:
         self, http: RegistryRequest, call: UploadCall, session: UploadSession
     ) -> None:
         content_range = http.headers.get("Content-Range")
-        if content_range is not None:
-            chunk = parse_upload_range(content_range)
-            if chunk.start != session.offset:
-                raise RegistryError(
-                    Code.BLOB_UPLOAD_INVALID,
-                    f"the chunk starts at {chunk.start}, but {session.offset} bytes are here",
-                    status=416,
-                    headers=_progress(call, session),
-                )
-            length = chunk.stop - chunk.start
-            if http.content_length is not None and http.content_length != length:
-                raise RegistryError(
-                    Code.SIZE_INVALID,
-                    f"Content-Range says {length} bytes, Content-Length {http.content_length}",
-                )
-        await session.append(aiter(http.body))
+        if content_range is None:
+            await session.append(aiter(http.body))
+            return
+        chunk = parse_upload_range(content_range)
+        if chunk.start != session.offset:
+            raise RegistryError(
+                Code.BLOB_UPLOAD_INVALID,
+                f"the chunk starts at {chunk.start}, but {session.offset} bytes are here",
+                status=416,
+                headers=_progress(call, session),
+            )
+        length = chunk.stop - chunk.start
+        if http.content_length not in (None, length):
+            raise RegistryError(
+                Code.SIZE_INVALID,
+                f"Content-Range says {length} bytes, Content-Length {http.content_length}",
+            )
+        try:
+            await session.append(_exactly(length, aiter(http.body)))
+        except WrongLength as error:
+            # What came stays, and the client is told how much that is.
+            raise RegistryError(
+                Code.SIZE_INVALID, str(error), headers=_progress(call, session)
+            ) from error
 
     async def _finish(
         self, http: RegistryRequest, call: UploadCall, session: UploadSession, asked: Request
@@ -87,11 +95,27 @@ class Uploads:
         return _created(call, call.digest)
 
 
+class WrongLength(Exception):
+    """A chunk's body is not as long as its Content-Range says."""
+
+
+async def _exactly(length: int, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The chunks, as long as they are within `length` bytes. Raises WrongLength."""
+    received = 0
+    async for chunk in chunks:
+        received += len(chunk)
+        if received > length:
+            raise WrongLength(f"Content-Range says {length} bytes, and more came")
+        yield chunk
+    if received < length:
+        raise WrongLength(f"Content-Range says {length} bytes, and {received} came")
+
+
 def _created(call: UploadCall, digest: Digest) -> Response:
     return responses.empty(
         201,
         {
-            "Location": _location(call, f"{call.base}/blobs/{digest}"),
+            "Location": call.location(f"blobs/{digest}"),
             "Docker-Content-Digest": str(digest),
         },
     )
@@ -99,13 +123,8 @@ def _created(call: UploadCall, digest: Digest) -> Response:
 
 def _progress(call: UploadCall, session: UploadSession) -> dict[str, str]:
     return {
-        "Location": _location(call, f"{call.base}/blobs/uploads/{session.id}"),
+        "Location": call.location(f"blobs/uploads/{session.id}"),
         "Docker-Upload-UUID": session.id,
         # An upload without a byte is `0-0` as well: the form has no other way to say nothing.
         "Range": f"0-{max(0, session.offset - 1)}",
     }
-
-
-def _location(call: UploadCall, path: str) -> str:
-    """A relative Location that names the repository as the client did, its `ns` included."""
-    return path if call.ns is None else f"{path}?{urlencode({'ns': call.ns})}"

@@ -7,12 +7,11 @@ the paths (`oci/apipath.py`), deciding (`routing/`) or doing (`proxy/`).
 from __future__ import annotations
 
 from typing import assert_never
-from urllib.parse import urlencode
 
 from quart import Response
 
 from routerd.endpoints.base import Via
-from routerd.endpoints.via import check_loop
+from routerd.endpoints.via import check_loop, join_chain
 from routerd.oci.apipath import (
     ApiCall,
     BlobCall,
@@ -69,9 +68,11 @@ class RegistryApi:
             client[0] if client else "", forwarded, self._server.trusted_proxies
         )
         http.record.client = "" if address is None else str(address)
-        via = ", ".join(http.headers.getlist("Via"))
+        via = join_chain(http.headers.getlist("Via"))
         check_loop(via, self._service.name, self._server.max_hops)
-        return Request(Caller(address), Via(via, chain), ranged="Range" in http.headers)
+        # Of GET only: RFC 9110 14.2 defines it for no other method.
+        wanted = http.headers.get("Range") if http.method == "GET" else None
+        return Request(Caller(address), Via(via, chain), wanted)
 
     async def _dispatch(self, http: RegistryRequest, call: ApiCall, asked: Request) -> Response:
         head = http.method == "HEAD"
@@ -126,7 +127,7 @@ class RegistryApi:
         await self._service.push.put_manifest(call.reference, manifest, asked)
         digest = manifest.descriptor.digest
         headers = {
-            "Location": f"{call.base}/manifests/{digest}",
+            "Location": call.location(f"manifests/{digest}"),
             "Docker-Content-Digest": str(digest),
         }
         if manifest.subject is not None:
@@ -139,25 +140,25 @@ class RegistryApi:
         if http.method == "DELETE":
             await self._service.push.delete_blob(call.repository, call.digest, asked)
             return responses.empty(202)
-        if http.method == "HEAD":
+        if_none_match = http.headers.get("If-None-Match", "")
+        # That the client has it is no sight of it, and no reason to download it.
+        if http.method == "HEAD" or responses.matches_etag(if_none_match, call.digest):
             facts = await self._service.pull.blob_facts(reference, asked)
             _note(http, facts.source)
-            return responses.blob_head(facts)
+            return responses.blob_facts(facts, if_none_match)
         answer = await self._service.pull.blob(reference, asked)
         _note(http, answer.source)
-        return await responses.blob(
-            answer, http.headers.get("Range"), http.headers.get("If-None-Match", "")
-        )
+        return await responses.blob(answer, asked.range)
 
     async def _tags(self, http: RegistryRequest, call: TagList, asked: Request) -> Response:
         http.record.reference = str(call.repository)
         page = await self._service.listing.tags(call.repository, call.last, call.n, asked)
         headers = {}
         if page.more and page.tags:
-            query = {"n": str(len(page.tags)), "last": page.tags[-1]}
-            if call.ns is not None:
-                query["ns"] = call.ns
-            headers["Link"] = f'<{call.base}/tags/list?{urlencode(query)}>; rel="next"'
+            # The client's own `n`: a page that a filter or a merge made short is no new wish.
+            asked_for = {} if call.n is None else {"n": str(call.n)}
+            url = call.location("tags/list", {**asked_for, "last": page.tags[-1]})
+            headers["Link"] = f'<{url}>; rel="next"'
         return responses.document(
             {"name": call.name, "tags": list(page.tags)}, headers, head=http.method == "HEAD"
         )

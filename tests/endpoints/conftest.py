@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
+import uvloop
 
 from routerd.endpoints.addresses import Addresses
 from routerd.endpoints.base import EndpointContext
@@ -15,6 +17,15 @@ from routerd.runtime.tasks import Tasks
 from upstream import Upstream, upstream
 
 MakeRemote = Callable[..., Awaitable[RemoteEndpoint]]
+LoopFactories = dict[str, Callable[[], asyncio.AbstractEventLoop]]
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> LoopFactories:
+    """Both loops where a connection changes hands: each does that in its own way, and uvloop serves."""
+    loops: LoopFactories = {"asyncio": asyncio.new_event_loop}
+    if item.path.name == "test_bulk.py":
+        loops["uvloop"] = uvloop.new_event_loop
+    return loops
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+from collections.abc import Callable
 from ipaddress import ip_address
 
 import pytest
@@ -15,8 +16,8 @@ from hypothesis import strategies as st
 from routerd.config.secrets import Secret
 from routerd.endpoints.addresses import Addresses, ForbiddenAddress
 from routerd.endpoints.base import EndpointError, PushEndpoint, Via
-from routerd.endpoints.client import origin_of, split_url
 from routerd.endpoints.remote import RETRY_AFTER_LIMIT, RemoteEndpoint, retry_after
+from routerd.endpoints.urls import origin_of, parse_foreign, split_url
 from routerd.endpoints.via import check_loop
 from routerd.oci.errors import RegistryError
 from routerd.oci.reference import Digest, Reference, Repository
@@ -102,6 +103,12 @@ async def test_a_redirect_within_the_origin_keeps_the_login(
         ("", "nowhere"),
         ("relative", "relative"),
         ("http://[bad/", "no URL"),
+        ("http://127.0.0.1:99999/x", "no URL"),
+        ("http://127.0.0.1:-1/x", "no URL"),
+        (f"http://{'a' * 64}/x", "no URL"),
+        ("http://user:pw@127.0.0.1/", "login in it"),
+        ("//user:pw@127.0.0.1/", "login in it"),
+        ("http://xn--/", "address that is none"),
         ("http://169.254.169.254/latest/meta-data", "never connected"),
         ("http://[fe80::1]/", "never connected"),
         ("http://0.0.0.0:1/", "never connected"),
@@ -114,8 +121,20 @@ async def test_a_redirect_to_nonsense_or_metadata_is_refused(
     hub.paths[f"/v2/library/app/blobs/{digest}"] = Script(
         status=307, headers={"Location": location}
     )
-    with pytest.raises(EndpointError, match=why):
+    with pytest.raises(EndpointError, match=why) as refused:
         await read(await remote(), digest)
+    assert refused.value.status == (503 if why.startswith("never") else 502)
+
+
+@given(st.text(max_size=60))
+def test_any_foreign_url_is_one_or_none(text: str) -> None:
+    for url in (text, f"http://{text}", f"http://host{text}"):
+        try:
+            parts = parse_foreign(url)
+        except ValueError:
+            continue
+        assert parts.scheme in ("http", "https")
+        assert parts.hostname
 
 
 async def test_redirects_in_a_circle_end(remote: MakeRemote, hub: Upstream) -> None:
@@ -331,6 +350,105 @@ async def test_a_token_is_fetched_once_for_many(remote: MakeRemote, hub: Upstrea
     assert tokens == 1
     [asked] = [one for one in hub.asked if one.path == "/token"]
     assert asked.headers["authorization"].startswith("Basic ")
+
+
+def challenging(hub: Upstream, realm: Callable[[], str]) -> None:
+    """The registry wants a token `good` for its blob, and says where to have one."""
+
+    def guarded(asked: Asked) -> Script:
+        if asked.headers.get("authorization") == "Bearer good":
+            return Script(LAYER)
+        challenge = f'Bearer realm="{realm()}",service="hub"'
+        return Script(status=401, headers={"WWW-Authenticate": challenge})
+
+    hub.paths["/token"] = Script(b'{"token":"good","expires_in":0.0001}')  # fetched each time
+    hub.paths[f"/v2/library/app/blobs/{digest_of(LAYER)}"] = guarded
+
+
+@pytest.mark.parametrize(
+    "realm", ["/token", "http://[bad", "http://u:p@127.0.0.1/t", "http://xn--/"]
+)
+async def test_an_odd_challenge_fails_its_own_request_only(
+    remote: MakeRemote, hub: Upstream, realm: str
+) -> None:
+    said = [realm]
+    challenging(hub, lambda: said[0])
+    endpoint = await remote()
+    with pytest.raises(EndpointError) as failed:
+        await read(endpoint, digest_of(LAYER))
+    assert failed.value.status == 502
+    said[0] = f"{hub.url}/token"
+    assert await read(endpoint, digest_of(LAYER)) == LAYER
+
+
+async def test_a_token_server_that_moved_is_found_without_a_restart(
+    remote: MakeRemote, hub: Upstream
+) -> None:
+    async with upstream() as old:
+        old.paths["/token"] = Script(b'{"token":"good","expires_in":0.0001}')
+        said = [f"{old.url}/token"]
+        challenging(hub, lambda: said[0])
+        endpoint = await remote()
+        assert await read(endpoint, digest_of(LAYER)) == LAYER
+        said[0] = f"{hub.url}/token"
+    assert await read(endpoint, digest_of(LAYER)) == LAYER
+    assert hub.count("GET", "/token") == 1
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_what_a_registry_hides_from_strangers_is_not_gone_while_tokens_cannot_be_had(
+    remote: MakeRemote, hub: Upstream, status: int
+) -> None:
+    challenging(hub, lambda: f"{hub.url}/token")
+    endpoint = await remote(auth=BASIC)
+    assert await read(endpoint, digest_of(LAYER)) == LAYER
+    hub.paths["/token"] = Script(status=503)
+    hub.paths[f"/v2/library/app/blobs/{digest_of(LAYER)}"] = Script(status=status)
+    with pytest.raises(EndpointError) as failed:
+        await read(endpoint, digest_of(LAYER))
+    assert (failed.value.reason, failed.value.status) == (Fallback.UNAVAILABLE, 503)
+
+
+async def test_a_token_server_that_sends_nothing_but_a_length_is_502(
+    remote: MakeRemote, hub: Upstream
+) -> None:
+    challenging(hub, lambda: f"{hub.url}/token")
+    hub.paths["/token"] = Script(status=204, length=2_000_000)
+    with pytest.raises(EndpointError) as failed:
+        await read(await remote(), digest_of(LAYER))
+    assert failed.value.status == 502
+
+
+async def test_a_trickling_token_server_keeps_nobody_past_the_deadline(
+    remote: MakeRemote, hub: Upstream
+) -> None:
+    async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        try:
+            writer.write(b"HTTP/1.1 200 x\r\nContent-Length: 1000000\r\n\r\n")
+            while not gone.is_set():
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.02)
+        except ConnectionError:
+            pass
+        finally:
+            gone.set()
+            writer.close()
+
+    asked, gone = asyncio.Event(), asyncio.Event()
+    server = await asyncio.start_server(trickle, "127.0.0.1", 0)
+    said = [f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/token"]
+    challenging(hub, lambda: said[0])
+    endpoint = await remote(timeouts={"connect": 1.0, "response": 0.2, "stall": 5.0})
+    with pytest.raises(EndpointError, match=r"within 0\.2 s"):
+        await read(endpoint, digest_of(LAYER))
+    async with asyncio.timeout(5):
+        await gone.wait()  # the call itself has ended, so nobody joins it any more
+    said[0] = f"{hub.url}/token"
+    assert await read(endpoint, digest_of(LAYER)) == LAYER
+    server.close()
+    await server.wait_closed()
 
 
 async def test_tags_in_pages_and_from_registries_that_know_no_pages(

@@ -66,7 +66,7 @@ def test_five_styles_are_one_name(path: str, query: str, repository: str) -> Non
     assert isinstance(found, ManifestCall)
     assert str(found.repository) == repository
     assert found.reference.tag == "3"
-    assert found.base == f"/v2/{path}"
+    assert found.location("tags/list").startswith(f"/v2/{path}/tags/list")
     for suffix, kind in (
         (f"manifests/{DIGEST}", ManifestCall),
         (f"blobs/{DIGEST}", BlobCall),
@@ -144,6 +144,12 @@ def test_a_tag_list_has_its_page() -> None:
         ("/v2/a/manifests/1", "ns=ghcr.io&ns=docker.io", Code.NAME_INVALID, 400),
         ("/v2/a/manifests/1", "ns=http://x/", Code.NAME_INVALID, 400),
         ("/v2/a/manifests/1", "ns=", Code.NAME_INVALID, 400),
+        ("/v2/", "ns=a%0d%0ab", Code.NAME_INVALID, 400),
+        ("/v2/", "ns=../", Code.NAME_INVALID, 400),
+        ("/v2/_catalog", "ns=a%00", Code.NAME_INVALID, 400),
+        ("/v2/a/tags/list", "last=%00", Code.MANIFEST_INVALID, 400),
+        ("/v2/a/tags/list", "last=a%2Fb", Code.MANIFEST_INVALID, 400),
+        ("/v2/a/tags/list", "last=" + "a" * 129, Code.MANIFEST_INVALID, 400),
         ("/v2/ghcr.io/a/manifests/1", "ns=docker.io", Code.NAME_INVALID, 400),
         ("/v2/a/manifests/1", "&".join(f"a{n}=1" for n in range(100)), Code.NAME_INVALID, 400),
     ],

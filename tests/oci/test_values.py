@@ -224,6 +224,24 @@ def test_foreign_layers_need_not_be_here() -> None:
     assert len(manifest.required_blobs) == 2
 
 
+SUBJECT = {"mediaType": OCI_MANIFEST, "digest": digest_of(b"x"), "size": 1}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        document(artifactType="\ud800"),
+        document(artifactType="\ud800").replace(b"\\ud800", b"\xed\xa0\x80"),
+        document(subject={**SUBJECT, "platform": {"os": "linux", "architecture": "\udfff"}}),
+        document(subject={**SUBJECT, "mediaType": "a/\u212a"}),  # the Kelvin sign, a k to `re`
+    ],
+)
+def test_half_a_character_is_no_part_of_a_manifest(body: bytes) -> None:
+    with pytest.raises(RegistryError) as refused:
+        Manifest.parse(body, "")
+    assert refused.value.code is Code.MANIFEST_INVALID
+
+
 def test_a_subject_and_an_artifact_type_are_kept() -> None:
     subject = {"mediaType": OCI_MANIFEST, "digest": digest_of(b"s"), "size": 1}
     manifest = Manifest.parse(document(subject=subject, artifactType="a/b"), OCI_MANIFEST)

@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from routerd.config.compile import load_policy
 from routerd.config.settings import Address
@@ -21,6 +22,13 @@ from routerd.web.server import bind, listen
 from wire import Wire
 
 Serving = Callable[..., AbstractAsyncContextManager[Wire]]
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop that `server.py` serves on."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture

@@ -51,6 +51,19 @@ async def test_a_client_that_leaves_is_an_error_after_the_bytes_that_came() -> N
     await leaving
 
 
+async def test_a_client_that_falls_silent_is_408_after_the_bytes_that_came() -> None:
+    body = BoundedBody()
+    body.stall_seconds = 0
+    await body.put(b"half", True)
+    reader = aiter(body)
+    assert await anext(reader) == b"half"
+    for chunks in (reader, aiter(body)):  # and never a body that seems whole
+        with pytest.raises(RegistryError) as refused:
+            await anext(chunks)
+        assert refused.value.status == 408
+    await body.drain()
+
+
 async def test_a_disconnect_after_the_last_byte_is_none() -> None:
     body = BoundedBody()
     await body.put(b"whole", False)

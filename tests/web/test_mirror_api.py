@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -362,6 +364,104 @@ async def test_ranges_of_an_uncached_endpoint(serving: Serving, hub: Upstream) -
         whole = await wire.get(path)
         assert whole.body == LAYER
         assert whole.headers["cache-status"] == "routerd; fwd=bypass"
+
+
+@pytest.mark.parametrize("asked", [{}, {"Range": "bytes=100-200"}])
+@pytest.mark.parametrize("name", ["library/app", "direct/app"])
+async def test_no_200_before_the_first_byte_is_in_hand(
+    serving: Serving, hub: Upstream, name: str, asked: dict[str, str]
+) -> None:
+    digest = hub.blob(name, LAYER, cut=0)
+    async with serving(policy(hub)) as wire:
+        reply = await wire.get(f"/v2/{name}/blobs/{digest}", **asked)
+        assert (reply.status, reply.code) == (503, "UNAVAILABLE")
+
+
+async def test_a_range_that_upstream_does_not_send_is_503(serving: Serving, hub: Upstream) -> None:
+    digest = digest_of(LAYER)
+    hub.paths[f"/v2/direct/app/blobs/{digest}"] = lambda asked: (
+        Script(LAYER) if asked.method == "HEAD" else Script(status=500)
+    )
+    async with serving(policy(hub)) as wire:
+        reply = await wire.get(f"/v2/direct/app/blobs/{digest}", Range="bytes=100-200")
+        assert (reply.status, reply.code) == (503, "UNAVAILABLE")
+        past = await wire.get(f"/v2/direct/app/blobs/{digest}", Range="bytes=9000000-")
+        assert (past.status, past.headers["content-range"]) == (416, f"bytes */{len(LAYER)}")
+
+
+async def test_a_small_blob_with_the_wrong_digest_is_502(serving: Serving, hub: Upstream) -> None:
+    digest = digest_of(b"right")
+    hub.paths[f"/v2/direct/app/blobs/{digest}"] = Script(b"wrong")
+    async with serving(policy(hub)) as wire:
+        reply = await wire.get(f"/v2/direct/app/blobs/{digest}")
+        assert (reply.status, reply.code) == (502, "UNAVAILABLE")
+
+
+async def test_a_range_that_cannot_be_read_is_the_whole_verified(
+    serving: Serving, hub: Upstream
+) -> None:
+    digest = digest_of(LAYER)
+    hub.paths[f"/v2/direct/app/blobs/{digest}"] = Script(LAYER[:-1] + b"x")
+    async with serving(policy(hub)) as wire:
+        reply = await wire.get(f"/v2/direct/app/blobs/{digest}", Range="bytes=0-1,5-6")
+        assert (reply.status, reply.complete) == (200, False)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_blob_that_the_client_has_is_304_and_not_downloaded(
+    serving: Serving, hub: Upstream, method: str
+) -> None:
+    digest = hub.blob("library/app", LAYER)
+    path, has_it = f"/v2/library/app/blobs/{digest}", {"If-None-Match": f'"{digest}"'}
+    async with serving(policy(hub)) as wire:
+        reply = await wire.send(method, path, headers=has_it)
+        assert (reply.status, reply.body, reply.headers["etag"]) == (304, b"", f'"{digest}"')
+        assert hub.count("GET", path) == 0
+        assert (await wire.send(method, path, headers={"If-None-Match": '"x"'})).status == 200
+        # That it has the bytes does not let it see where they are.
+        elsewhere = path.replace("library/app", "library/other")
+        assert (await wire.send(method, elsewhere, headers=has_it)).status == 404
+
+
+async def test_any_byte_in_a_via_comment_does_no_harm(serving: Serving, hub: Upstream) -> None:
+    digest = serve_image(hub)
+    async with serving(policy(hub)) as wire:
+        reply = await wire.get("/v2/library/app/manifests/1", Via="1.1 before (caf\xe9)")
+        assert (reply.status, reply.headers["docker-content-digest"]) == (200, digest)
+        assert hub.asked[-1].headers["via"].startswith("1.1 before (caf?), 1.1 ")
+
+
+async def test_half_a_character_in_a_manifest_from_upstream_is_502(
+    serving: Serving, hub: Upstream
+) -> None:
+    body = image(b"config", artifactType="\ud800")
+    hub.manifest("library/app", "1", body)
+    async with serving(policy(hub)) as wire:
+        reply = await wire.get("/v2/library/app/manifests/1")
+        assert (reply.status, reply.code) == (502, "UNAVAILABLE")
+
+
+async def test_few_tags_at_a_time_where_most_lead_elsewhere(
+    serving: Serving, hub: Upstream
+) -> None:
+    listed = sorted([*(f"a{number:02}" for number in range(60)), "latest", "newest"])
+
+    def tags(asked: Asked) -> Script:
+        query = parse_qs(asked.target.partition("?")[2])
+        rest = [tag for tag in listed if tag > query.get("last", [""])[0]]
+        n = int(query["n"][0])
+        link = {"Link": '<x>; rel="next"'} if len(rest) > n else {}
+        return Script(json.dumps({"tags": rest[:n]}).encode(), headers=link)
+
+    hub.paths["/v2/library/app/tags/list"] = tags
+    async with serving(policy(hub, routes="  library/app:a*: local\n")) as wire:
+        whole = await wire.get("/v2/library/app/tags/list")
+        assert whole.json["tags"] == ["latest", "newest"]
+        first = await wire.get("/v2/library/app/tags/list?n=1&ns=docker.io")
+        assert first.json["tags"] == ["latest"]
+        where = first.headers["link"].partition(">")[0].removeprefix("<")
+        assert where == "/v2/library/app/tags/list?n=1&last=latest&ns=docker.io"
+        assert (await wire.get(where)).json["tags"] == ["newest"]
 
 
 async def test_a_mirror_that_asks_itself_is_refused(serving: Serving, hub: Upstream) -> None:

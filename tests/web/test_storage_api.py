@@ -145,6 +145,23 @@ async def test_a_chunked_upload_with_status_and_order(serving: Serving) -> None:
         assert (await wire.get(where)).code == "BLOB_UPLOAD_UNKNOWN"
 
 
+@pytest.mark.parametrize(("body", "kept"), [(b"abc", b"abc"), (b"a" * 101, b"")])
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
+async def test_a_chunk_that_is_not_as_long_as_its_content_range_is_refused(
+    serving: Serving, method: str, body: bytes, kept: bytes
+) -> None:
+    async with serving(POLICY) as wire:
+        where = (await wire.send("POST", "/v2/team/app/blobs/uploads/", b"")).headers["location"]
+        query = f"?digest={digest_of(body)}" if method == "PUT" else ""
+        head = f"{method} {where}{query} HTTP/1.1\r\nHost: x\r\nContent-Range: 0-99\r\n"
+        chunked = f"Transfer-Encoding: chunked\r\n\r\n{len(body):x}\r\n".encode()
+        reply = await wire.raw(head.encode() + chunked + body + b"\r\n0\r\n\r\n")
+        assert (reply.status, reply.code) == (400, "SIZE_INVALID")
+        assert reply.headers["range"] == f"0-{max(0, len(kept) - 1)}"
+        done = await wire.send("PUT", f"{where}?digest={digest_of(kept)}", b"")
+        assert done.status == 201
+
+
 async def test_a_cancelled_upload_is_gone(serving: Serving) -> None:
     async with serving(POLICY) as wire:
         where = (await wire.send("POST", "/v2/team/app/blobs/uploads/", b"")).headers["location"]
@@ -342,6 +359,41 @@ async def test_ns_and_path_prefix_name_the_same_image(serving: Serving) -> None:
         assert with_ns.headers["oci-namespace"] == "docker.io"
         assert "oci-namespace" not in bare.headers
         assert (await wire.get("/v2/team/app/manifests/1?ns=ghcr.io")).code == "NAME_UNKNOWN"
+
+
+async def test_where_pushed_content_is_names_it_as_the_client_did(serving: Serving) -> None:
+    policy = POLICY.replace("  team/**: local", "  team/**: local\n  ghcr.io/team/**: local")
+    async with serving(policy) as wire:
+        query = f"?ns=ghcr.io&digest={digest_of(b'config')}"
+        blob = await wire.send("POST", f"/v2/team/app/blobs/uploads/{query}", b"config")
+        pushed = await push_manifest(wire, "team/app", "1?ns=ghcr.io", image(b"config"))
+        assert (blob.status, pushed.status) == (201, 201)
+        for reply in (blob, pushed):
+            assert (await wire.get(reply.headers["location"])).status == 200
+            assert reply.headers["location"].endswith("?ns=ghcr.io")
+
+
+@pytest.mark.parametrize("ns", ["a%0d%0ab", "../", "caf%c3%a9", "%00"])
+@pytest.mark.parametrize("path", ["/v2/", "/v2/_catalog", "/v2/team/app/tags/list"])
+async def test_an_ns_that_is_no_registry_name_is_400(serving: Serving, path: str, ns: str) -> None:
+    async with serving(POLICY) as wire:
+        reply = await wire.get(f"{path}?ns={ns}")
+        assert (reply.status, reply.code) == (400, "NAME_INVALID")
+        assert "oci-namespace" not in reply.headers
+
+
+async def test_a_last_that_no_tag_can_be_is_400(serving: Serving) -> None:
+    async with serving(POLICY) as wire:
+        assert (await wire.get("/v2/team/app/tags/list?last=%00")).status == 400
+
+
+async def test_half_a_character_in_a_pushed_manifest_is_400(serving: Serving) -> None:
+    async with serving(POLICY) as wire:
+        digest = await push_image(wire, "team/app", "1", b"config")
+        subject = {"mediaType": OCI_MANIFEST, "digest": digest, "size": 1}
+        odd = image(b"config", subject=subject, artifactType="\ud800")
+        reply = await push_manifest(wire, "team/app", "2", odd)
+        assert (reply.status, reply.code) == (400, "MANIFEST_INVALID")
 
 
 async def test_a_manifest_whose_type_the_client_leaves_out_is_404_naming_it(

@@ -107,6 +107,16 @@ class DirectoryStore:
         await self.index.mark_damaged(digest)
         return None
 
+    async def stat(
+        self, scope: Scope, digest: Digest, kind: LinkKind = LinkKind.BLOB
+    ) -> int | None:
+        """The size in bytes of content that the scope has a link to; None as for `open`."""
+        handle = await self.open(scope, digest, kind)
+        if handle is None:
+            return None
+        await handle.aclose()
+        return handle.size
+
     async def manifest(self, scope: Scope, digest: Digest) -> Manifest | None:
         """A manifest that the scope has a link to."""
         handle = await self.open(scope, digest, LinkKind.MANIFEST)

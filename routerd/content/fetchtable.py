@@ -23,6 +23,7 @@ class FetchTable:
     """The downloads that run, by what they fetch and from whom."""
 
     def __init__(self, tasks: Tasks) -> None:
+        self.completed = 0  # downloads that ended, however: who sees it moved looks again
         self._tasks = tasks
         self._running: dict[tuple[ContentStore, str, Digest], Fetch] = {}
         # By endpoint, so that one that hangs keeps nobody from the others.
@@ -80,5 +81,6 @@ class FetchTable:
             finally:
                 slots.release()
         finally:
+            self.completed += 1
             if self._running.get(key) is fetch:
                 del self._running[key]

@@ -128,6 +128,12 @@ class ContentStore(Protocol):
         """Content that the scope has a link to; None without a link or without the bytes."""
         ...
 
+    async def stat(
+        self, scope: Scope, digest: Digest, kind: LinkKind = LinkKind.BLOB
+    ) -> int | None:
+        """The size in bytes of content that the scope has a link to; None as for `open`."""
+        ...
+
     async def manifest(self, scope: Scope, digest: Digest) -> Manifest | None:
         """A manifest that the scope has a link to."""
         ...

@@ -70,10 +70,10 @@ class StorageEndpoint:
 
     async def blob_size(self, repository: Repository, digest: Digest, via: Via) -> int:
         """A stored blob's size in bytes. Raises not_found."""
-        link = await self._store.index.link(self._scope(repository), digest, LinkKind.BLOB)
-        if link is None:
+        size = await self._store.stat(self._scope(repository), digest)
+        if size is None:
             raise self._missing(Code.BLOB_UNKNOWN, f"{repository}@{digest}")
-        return link.size
+        return size
 
     @asynccontextmanager
     async def blob(
@@ -100,13 +100,12 @@ class StorageEndpoint:
 
     async def has_blob(self, repository: Repository, digest: Digest) -> bool:
         """Whether the repository has the blob."""
-        link = await self._store.index.link(self._scope(repository), digest, LinkKind.BLOB)
-        return link is not None
+        return await self._store.stat(self._scope(repository), digest) is not None
 
     async def has_manifest(self, repository: Repository, digest: Digest) -> bool:
         """Whether the repository has the manifest."""
-        link = await self._store.index.link(self._scope(repository), digest, LinkKind.MANIFEST)
-        return link is not None
+        scope = self._scope(repository)
+        return await self._store.stat(scope, digest, LinkKind.MANIFEST) is not None
 
     async def start_upload(self, repository: Repository) -> Upload:
         """A new, empty session."""

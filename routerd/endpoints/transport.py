@@ -104,7 +104,8 @@ class _Body(httpx.AsyncByteStream):
                 async for chunk in self._bulk():
                     yield chunk
             else:
-                async for chunk, _ in content.iter_chunks():
+                # Not chunk by chunk as they were sent: an upstream may send a byte in each.
+                async for chunk in content.iter_any():
                     yield chunk
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise translated(error, self._request) from error

@@ -15,7 +15,7 @@ from cachetools import TTLCache
 
 from routerd.content.fetchtable import FetchTable
 from routerd.content.links import Scope
-from routerd.content.store import ContentStore
+from routerd.content.store import BlobHandle, ContentStore
 from routerd.endpoints.base import BlobStream, Endpoint, EndpointError, TagPage
 from routerd.oci.reference import Digest, Reference, Repository
 from routerd.proxy.ahead import reading
@@ -71,10 +71,9 @@ class CachedEndpoint:
     async def blob_facts(self, step: Step, digest: Digest, request: Request) -> BlobFacts:
         """The size, from what is stored or coming in, else by one HEAD upstream."""
         scope = self.scope(step.repository)
-        handle = await self.store.open(scope, digest)
-        if handle is not None:
-            await handle.aclose()
-            return BlobFacts(digest, handle.size, self._source(step, Result.HIT))
+        stored = await self.store.stat(scope, digest)
+        if stored is not None:
+            return BlobFacts(digest, stored, self._source(step, Result.HIT))
         size = await self._size(scope, step, digest, request)
         return BlobFacts(digest, size, self._source(step, Result.MISS))
 
@@ -88,6 +87,26 @@ class CachedEndpoint:
     async def blob(self, step: Step, digest: Digest, request: Request) -> BlobAnswer:
         """The blob: from the store, from the download that runs, or from a new one."""
         scope = self.scope(step.repository)
+        while True:
+            completed = self._fetches.completed
+            handle = await self._stored(scope, step, digest, request)
+            if handle is not None:
+                source = self._source(step, Result.HIT)
+                return BlobAnswer(digest, handle.size, source, handle.read, handle.aclose)
+            running = self._fetches.find(self.store, scope.endpoint, digest)
+            if running is not None and scope not in running.scopes:
+                await self._size(scope, step, digest, request)  # sight, as below
+                if self._fetches.find(self.store, scope.endpoint, digest) is not running:
+                    continue
+            if running is None and self._fetches.completed != completed:
+                continue  # it may have come in since the store was asked
+            answer = await self._joined(scope, step, digest, request)
+            if answer is not None:
+                return answer
+
+    async def _stored(
+        self, scope: Scope, step: Step, digest: Digest, request: Request
+    ) -> BlobHandle | None:
         handle = await self.store.open(scope, digest)
         if handle is None and await self.store.index.endpoint_has(scope.endpoint, digest):
             # Another repository of this endpoint has it: here it is seen once upstream says that it
@@ -95,38 +114,33 @@ class CachedEndpoint:
             await self._size(scope, step, digest, request)
             await self.store.index.add_blob_link(scope, digest)
             handle = await self.store.open(scope, digest)
-        if handle is None:
-            return await self._fetched(scope, step, digest, request)
-        source = self._source(step, Result.HIT)
-        return BlobAnswer(digest, handle.size, source, handle.read, handle.aclose)
+        return handle
 
-    async def _fetched(
+    async def _joined(
         self, scope: Scope, step: Step, digest: Digest, request: Request
-    ) -> BlobAnswer:
-        """The blob from the one download of it, begun here unless it runs."""
-        running = self._fetches.find(self.store, scope.endpoint, digest)
-        if running is not None and scope not in running.scopes:
-            await self._size(scope, step, digest, request)  # sight, as above
+    ) -> BlobAnswer | None:
+        """The blob from the one download of it, begun here unless it runs.
+
+        None where that was asked for in another repository, which does not have it or may not: that
+        says nothing of this one.
+        """
 
         def open_upstream(start: int) -> AbstractAsyncContextManager[BlobStream]:
             return self._endpoint.blob(step.repository, digest, request.via, start)
 
-        while True:
-            fetch, is_new = self._fetches.join(self.store, digest, scope, open_upstream)
-            try:
-                await fetch.started()
-            except EndpointError as error:
-                await fetch.leave()
-                if fetch.asked_in == scope or error.reason is Fallback.UNAVAILABLE:
-                    raise
-                # Another repository does not have it, or may not: that says nothing of this one.
-                continue
-            except BaseException:
-                await fetch.leave()
+        fetch, is_new = self._fetches.join(self.store, digest, scope, open_upstream)
+        try:
+            await fetch.started()
+        except EndpointError as error:
+            await fetch.leave()
+            if fetch.asked_in == scope or error.reason is Fallback.UNAVAILABLE:
                 raise
-            source = self._source(step, Result.MISS if is_new else Result.COLLAPSED)
-            read = reading(fetch, open_upstream)
-            return BlobAnswer(digest, fetch.size, source, read, fetch.leave)
+            return None
+        except BaseException:
+            await fetch.leave()
+            raise
+        source = self._source(step, Result.MISS if is_new else Result.COLLAPSED)
+        return BlobAnswer(digest, fetch.size, source, reading(fetch, open_upstream), fetch.leave)
 
     async def tags(self, step: Step, request: Request, last: str, n: int) -> TagPage:
         """Upstream's own list."""

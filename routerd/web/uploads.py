@@ -7,6 +7,7 @@ Owns statuses, Location, Range and Content-Range of an upload. Does not own its 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 from quart import Response
 
@@ -51,7 +52,13 @@ class Uploads:
             return _created(call, call.mount)
         session = await self._push.start_upload(call.repository, asked)
         if call.digest is not None:  # monolithic: the body of the POST is the blob
-            return await self._finish(http, call, session, asked)
+            try:
+                return await self._finish(http, call, session, asked)
+            except BaseException:
+                # Nobody was told its id, so nobody will go on with it. A refused commit ended it.
+                with suppress(RegistryError):
+                    await session.cancel()
+                raise
         return responses.empty(202, _progress(call, session))
 
     async def _append(

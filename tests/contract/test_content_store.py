@@ -88,6 +88,14 @@ async def test_an_ingest_of_something_else_is_refused(store: ContentStore) -> No
         assert await content(store, digest) is None
 
 
+async def test_stat_agrees_with_open(store: ContentStore) -> None:
+    digest = await put(store, DATA)
+    assert await store.stat(HERE, digest) == len(DATA)
+    assert await store.stat(THERE, digest) is None
+    assert await store.stat(HERE, digest, LinkKind.MANIFEST) is None
+    assert await store.stat(HERE, Digest.of(b"other")) is None
+
+
 async def test_nothing_at_all_is_content_too(store: ContentStore) -> None:
     assert await content(store, await put(store, b"")) == b""
 

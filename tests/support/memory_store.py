@@ -44,6 +44,12 @@ class MemoryStore:
             return None
         return MemoryHandle(digest, self.content[digest])
 
+    async def stat(
+        self, scope: Scope, digest: Digest, kind: LinkKind = LinkKind.BLOB
+    ) -> int | None:
+        handle = await self.open(scope, digest, kind)
+        return None if handle is None else handle.size
+
     async def manifest(self, scope: Scope, digest: Digest) -> Manifest | None:
         link = await self.index.link(scope, digest, LinkKind.MANIFEST)
         return None if link is None else Manifest.parse(self.content[digest], link.media_type)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -443,3 +444,40 @@ async def test_health_is_answered_beside_the_api(serving: Serving) -> None:
     async with serving(POLICY) as wire:
         assert (await wire.get("/healthz")).status == 200
         assert (await wire.get("/readyz")).json == {"status": "ready"}
+
+
+async def test_an_upload_in_one_request_that_breaks_off_leaves_nothing(
+    serving: Serving, tmp_path: Path
+) -> None:
+    """Nobody was told the id of its session, so nobody could go on with it."""
+    uploads = tmp_path / "data" / "local" / "uploads"
+    start = f"POST /v2/team/app/blobs/uploads/?digest={digest_of(BLOB)} HTTP/1.1\r\nHost: x\r\n"
+    async with serving(POLICY) as wire:
+        wrong = await wire.send(
+            "POST", f"/v2/team/app/blobs/uploads/?digest={digest_of(BLOB)}", b"something else"
+        )
+        assert (wrong.status, wrong.code) == (400, "DIGEST_INVALID")
+        for _ in range(3):
+            _, writer = await asyncio.open_connection("127.0.0.1", wire.port)
+            writer.write(f"{start}Content-Length: {len(BLOB)}\r\n\r\n".encode() + BLOB[:100])
+            await writer.drain()
+            async with asyncio.timeout(5):
+                while not list(uploads.iterdir()):
+                    await asyncio.sleep(0.01)
+            writer.close()
+            async with asyncio.timeout(5):
+                while list(uploads.iterdir()):
+                    await asyncio.sleep(0.01)
+
+
+async def test_a_layer_whose_file_is_gone_is_pushed_again(serving: Serving, tmp_path: Path) -> None:
+    async with serving(POLICY) as wire:
+        await push_image(wire, "team/app", "1", b"config", BLOB)
+        digest = digest_of(BLOB)
+        [file] = (tmp_path / "data" / "local" / "blobs").rglob(digest[7:])
+        file.unlink()
+        assert (await wire.head(f"/v2/team/app/blobs/{digest}")).status == 404
+        refused = await push_manifest(wire, "team/app", "2", image(b"config", BLOB))
+        assert (refused.status, refused.code) == (404, "MANIFEST_BLOB_UNKNOWN")
+        await push_image(wire, "team/app", "2", b"config", BLOB)
+        assert (await wire.get(f"/v2/team/app/blobs/{digest}")).body == BLOB

@@ -148,18 +148,20 @@ class RouteTable:
             routes = in_order(routes)
         winner = next((r for r in routes if r.destination is not None), None)
         candidates: list[Candidate] = []
-        if winner is not None:
-            if winner.denies is not None:
-                return Plan(routes, winner, (), denied(repository, winner))
+        if winner is not None and winner.denies is None:
             candidates += self._candidates(repository, winner, routes)
+        decides = bool(candidates)
         if tag is None:
-            # A digest may belong to any tag: after the tagless destination come the others.
+            # A digest may belong to any tag: after the tagless destination come the others. A
+            # deny beside them is for the other tags; a tag that is allowed is pulled whole.
             for route in of_repository:
                 if route.pattern.tag is not None and route.denies is None:
                     candidates += self._candidates(repository, route, (route, *routes))
-        if not candidates:
-            return Plan(routes, None, (), no_route(repository))
-        return Plan(routes, winner, _once(candidates), None)
+        if candidates:
+            return Plan(routes, winner if decides else None, _once(candidates), None)
+        if winner is not None and winner.denies is not None:
+            return Plan(routes, winner, (), denied(repository, winner))
+        return Plan(routes, None, (), no_route(repository))
 
     def _every_candidate(
         self, repository: Repository, routes: Sequence[Route]
@@ -184,10 +186,10 @@ class RouteTable:
         return [
             Candidate(Step(name, there, route, self._cache(name, settings)), allow)
             for name in route.destination.endpoints
-            if not self._is_stranger(name, route, repository)
+            if not self.is_stranger(name, route, repository)
         ]
 
-    def _is_stranger(self, endpoint: str, route: Route, repository: Repository) -> bool:
+    def is_stranger(self, endpoint: str, route: Route, repository: Repository) -> bool:
         """Whether the key `*`, which is for every namespace, would ask a remote for another
         registry's names: it would answer with its own image of that name.
         """

@@ -22,7 +22,7 @@ from routerd.oci.reference import (
     looks_like_namespace,
     parse_namespace,
 )
-from routerd.routing import globs
+from routerd.routing import globs, languages
 
 EVERYTHING = "*"  # the key that alone means: every name in every namespace
 _WHOLE_RUN = globs.WHOLE_RUN
@@ -87,6 +87,9 @@ class Pattern:
             _check_segment(segment)
         if segments.count(_WHOLE_RUN) > 1:
             raise BadPattern("a pattern has at most one '**'")
+        # A class of one character is that character, so "literal" has one meaning from here on.
+        segments = tuple(map(_without_single_classes, segments))
+        tag = None if tag is None else globs.normalised(tag)
         if namespace == DOCKER_HUB and len(segments) == 1 and segments != (_WHOLE_RUN,):
             segments = ("library", *segments)
         return cls._make(text, namespace, segments, tag)
@@ -163,7 +166,7 @@ class Pattern:
         if self.tag is not None and self.tag != other.tag:
             if other.tag is None:
                 return False  # other takes digests
-            if not globs.contains((self.tag,), (other.tag,)):
+            if not languages.glob_contains(self.tag, other.tag):
                 return False
         if self.is_everything or (
             self.segments == other.segments and (self.namespace == other.namespace)
@@ -176,19 +179,33 @@ class Pattern:
             return False
         return (
             self.namespace == other.namespace
-            or globs.contains((self.namespace,), (other.namespace,))
-        ) and globs.contains(self.segments, other.segments)
+            or languages.glob_contains(self.namespace, other.namespace)
+        ) and languages.contains(self.segments, other.segments)
 
     def intersection(self, other: Pattern) -> str | None:
         """A name, with a tag if either has one, that both match; None where there is none."""
-        namespace = globs.intersection((self.namespace,), (other.namespace,))
-        repository = globs.intersection(self.segments, other.segments)
-        if namespace is None or repository is None:
+        repository = self.common_repository(other)
+        if repository is None:
             return None
         if self.tag is None and other.tag is None:
-            return f"{namespace}/{repository}"
-        tag = globs.intersection((self.tag or "*",), (other.tag or "*",))
-        return None if tag is None else f"{namespace}/{repository}:{tag}"
+            return str(repository)
+        tag = languages.glob_intersection(self.tag or "*", other.tag or "*")
+        return None if tag is None else f"{repository}:{tag}"
+
+    def common_repository(self, other: Pattern) -> Repository | None:
+        """A repository of which both match some reference, each its own; None where none is."""
+        namespace = languages.glob_intersection(self.namespace, other.namespace)
+        if namespace is None:
+            return None
+        name = languages.intersection(self.segments, other.segments)
+        return None if name is None else Repository(Namespace(namespace), name)
+
+    def sample(self, filler: str = languages.FILLER) -> tuple[Repository, Tag | None]:
+        """A repository and a tag that match, with `filler` for each run; no tag for a digest."""
+        namespace = languages.sample((self.namespace,), filler)
+        repository = Repository(Namespace(namespace), languages.sample(self.segments, filler))
+        tag = None if self.tag is None else Tag(languages.sample((self.tag,), filler))
+        return repository, tag
 
     def __str__(self) -> str:
         return EVERYTHING if self.is_everything and self.tag is None else self.specificity.text
@@ -220,8 +237,17 @@ def _match_equal(name: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
     return True
 
 
+def _without_single_classes(segment: str) -> str:
+    plain = globs.normalised(segment)
+    # `[N]` matches no repository's name; as `N` it would be no pattern.
+    return plain if plain == plain.lower() else segment
+
+
 def _parse_namespace(text: str) -> str:
     lowered = text.lower()
+    if _NAMESPACE.fullmatch(lowered):
+        _check_classes(lowered)
+        lowered = globs.normalised(lowered)
     if globs.is_literal(lowered):
         try:
             return parse_namespace(lowered)
@@ -229,7 +255,6 @@ def _parse_namespace(text: str) -> str:
             raise BadPattern(error.message) from error
     if not _NAMESPACE.fullmatch(lowered):
         raise BadPattern(f"'{text}' is not a registry name with wildcards")
-    _check_classes(lowered)
     return lowered.removesuffix(":443")
 
 

@@ -15,6 +15,7 @@ REMEMBERED = 65_536  # globs and answers about them; a few hundred bytes each
 # Every character that a name, a tag or a namespace may have, those that read best in a sample
 # first. `/` is not one: a glob stays within its segment.
 CHARACTERS = "xyzabcdefghijklmnopqrstuvw0123456789-_ABCDEFGHIJKLMNOPQRSTUVWXYZ.:"
+_RANK = {character: rank for rank, character in enumerate(CHARACTERS)}
 WHOLE_RUN = "**"
 RUN = "*"
 _CLASS_TEXT = re.compile(r"\[[^]]*\]")
@@ -27,39 +28,26 @@ ANY: Characters = frozenset(CHARACTERS)
 class Glob:
     """A compiled glob: what stands before its first `*`, between its `*`, and after its last.
 
-    Without a `*`, `head` is all of it. `prefix` and `suffix` are the text that every match has
-    there; `literal` is the one match, where there is only one. What takes some text at least, as a
-    `*` alone does, has that many places before its `*`.
+    `parts` is all of it in order, with RUN for each `*`; without a `*`, `head` is all of it. What
+    takes some text at least, as a `*` alone does, has that many places before its `*`. `prefix` and
+    `suffix` are the text that every match has there, `named` the characters that it tells apart
+    from others, `shortest` a match in which each `*` takes nothing.
     """
 
+    parts: tuple[Characters | str, ...]
     head: tuple[Characters, ...]
     middles: tuple[tuple[Characters, ...], ...]
     tail: tuple[Characters, ...]
     has_run: bool
     prefix: str
     suffix: str
-    literal: str | None
+    named: Characters
+    shortest: str
     expression: re.Pattern[str]
 
     def matches(self, text: str) -> bool:
         """Whether the glob takes the whole text."""
         return self.expression.fullmatch(text) is not None
-
-    @property
-    def parts(self) -> tuple[Characters | str, ...]:
-        """All places in order, with RUN for each `*`."""
-        if not self.has_run:
-            return self.head
-        found: list[Characters | str] = [*self.head, RUN]
-        for middle in self.middles:
-            found += [*middle, RUN]
-        return (*found, *self.tail)
-
-    @property
-    def named(self) -> Characters:
-        """The characters that are told apart from others by this glob."""
-        places = (p for p in self.parts if isinstance(p, frozenset) and p != ANY)
-        return frozenset().union(*(p if len(p) * 2 <= len(ANY) else ANY - p for p in places))
 
 
 @lru_cache(REMEMBERED)
@@ -76,17 +64,18 @@ def compiled(glob: str) -> Glob:
             blocks[-1].append(part)
     head, *others = (tuple(block) for block in blocks)
     tail = others.pop() if others else ()
-    prefix = _text(head)
-    whole = not others and len(blocks) == 1 and len(prefix) == len(head)
-    suffix = _text(reversed(tail if len(blocks) > 1 else head))[::-1]
+    places = [part for part in parts if isinstance(part, frozenset)]
+    few = (place if len(place) * 2 <= len(ANY) else ANY - place for place in places)
     return Glob(
+        parts=tuple(parts),
         head=head,
         middles=tuple(others),
         tail=tail,
         has_run=len(blocks) > 1,
-        prefix=prefix,
-        suffix=suffix,
-        literal=prefix if whole else None,
+        prefix=_text(head),
+        suffix=_text(reversed(tail if len(blocks) > 1 else head))[::-1],
+        named=frozenset().union(*few),
+        shortest="".join(map(pick, places)),
         expression=_expression(head, others, tail, has_run=len(blocks) > 1),
     )
 
@@ -124,7 +113,7 @@ def _members(text: str) -> Characters:
             position += 2
         position += 1
         characters.update(chr(code) for code in range(ord(first), ord(last) + 1))
-    return ANY - characters if negated else frozenset(characters)
+    return ANY - characters if negated else ANY & characters  # `[A-z]` spans more than names have
 
 
 def _text(places: Iterable[Characters]) -> str:
@@ -166,7 +155,7 @@ def _places(places: Sequence[Characters]) -> str:
 
 def pick(place: Characters) -> str:
     """The member that reads best in a sample."""
-    return min(place, key=lambda character: CHARACTERS.find(character))
+    return next(iter(place)) if len(place) == 1 else min(place, key=_RANK.__getitem__)
 
 
 def normalised(glob: str) -> str:

@@ -68,7 +68,7 @@ def glob_contains(outer: str, inner: str) -> bool:
         return True
     if is_literal(inner):
         return not is_literal(outer) and compiled(outer).matches(inner)
-    return not is_literal(outer) and _glob_contains(outer, inner)
+    return _glob_contains(outer, inner)
 
 
 @lru_cache(REMEMBERED)
@@ -82,6 +82,8 @@ def _glob_contains(outer_text: str, inner_text: str) -> bool:
             and len(outer.head) == len(inner.head)
             and all(map(frozenset.issuperset, outer.head, inner.head))
         )
+    if not outer.matches(inner.shortest):
+        return False
     if _lies_within(outer, inner):
         return True
     if not all(outer.matches(text) for text in _strangest(inner, outer)):

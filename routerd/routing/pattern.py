@@ -31,6 +31,7 @@ _CLASS = r"\[!?[A-Za-z0-9._-]+\]"
 _SEGMENT = re.compile(rf"(?:[a-z0-9._*?-]|{_CLASS})+", re.ASCII)
 _TAG = re.compile(rf"(?:[A-Za-z0-9._*?-]|{_CLASS})+", re.ASCII)
 _NAMESPACE = re.compile(rf"(?:[a-z0-9.:*?-]|{_CLASS})+", re.ASCII)
+_WILD = re.compile(r"[*?\[]")
 _RANGE = re.compile(r"([A-Za-z0-9._])-([A-Za-z0-9._])", re.ASCII)
 
 
@@ -128,6 +129,25 @@ class Pattern:
         return Repository(Namespace(self.namespace), self.repository)
 
     @property
+    def literal_text(self) -> str:
+        """What every repository of it begins with, closed by a NUL where that is all of it."""
+        repository = self.repository
+        wild = _WILD.search(repository)
+        return f"{repository}\0" if wild is None else repository[: wild.start()]
+
+    @property
+    def literal_tag(self) -> str:
+        """What every tag of it begins with, closed by a NUL where that is all of it."""
+        if self.tag is None:
+            return ""
+        return f"{self.tag}\0" if self.has_exact_tag else globs.compiled(self.tag).prefix
+
+    @property
+    def has_exact_tag(self) -> bool:
+        """Whether it is for one tag only."""
+        return self.specificity.tag_rank == 0
+
+    @property
     def literal_head(self) -> tuple[str, ...]:
         """The leading segments without wildcards."""
         head: list[str] = []
@@ -155,7 +175,9 @@ class Pattern:
 
     def matches_tag(self, tag: Tag | None) -> bool:
         """Whether the tag part takes `tag`; None is a digest, which only no tag part takes."""
-        return self.tag is None or (tag is not None and fnmatchcase2(tag, self.tag))
+        if self.tag is None or tag is None or self.has_exact_tag:
+            return self.tag is None or self.tag == tag
+        return bool(fnmatchcase2(tag, self.tag))
 
     def matches(self, reference: Reference) -> bool:
         """Whether the pattern takes the whole reference."""
@@ -181,6 +203,16 @@ class Pattern:
             self.namespace == other.namespace
             or languages.glob_contains(self.namespace, other.namespace)
         ) and languages.contains(self.segments, other.segments)
+
+    def covers_repositories_of(self, other: Pattern) -> bool:
+        """Whether every repository that `other` is for is one that this is for too."""
+        return languages.glob_contains(self.namespace, other.namespace) and languages.contains(
+            self.segments, other.segments
+        )
+
+    def meets_namespace_of(self, other: Pattern) -> bool:
+        """Whether both may match a repository of one namespace."""
+        return languages.glob_intersection(self.namespace, other.namespace) is not None
 
     def intersection(self, other: Pattern) -> str | None:
         """A name, with a tag if either has one, that both match; None where there is none."""

@@ -23,7 +23,7 @@ from routerd.routing.decision import (
     Route,
     Step,
 )
-from routerd.routing.order import in_order, until_the_last_word
+from routerd.routing.order import RepositoryRoutes
 from routerd.routing.pattern import Pattern
 from routerd.routing.policy import (
     DEFAULT_ALLOW,
@@ -57,7 +57,7 @@ class RouteTable:
         self._wild_namespaces: list[Pattern] = []
         for route in self.routes:
             self._add(route)
-        self._ordered: LRUCache[Repository, tuple[Route, ...]] = LRUCache(PLANS_IN_MEMORY)
+        self._routes: LRUCache[Repository, RepositoryRoutes] = LRUCache(PLANS_IN_MEMORY)
         self._plans: LRUCache[tuple[Repository, Tag | None], Plan] = LRUCache(PLANS_IN_MEMORY)
 
     def _add(self, route: Route) -> None:
@@ -109,11 +109,12 @@ class RouteTable:
         """The routes of a repository, narrowest first, down to and including the first without a
         tag part that names a destination. What is below does not count, for anything.
         """
-        routes = self._ordered.get(repository)
+        return self._of(repository).ordered
+
+    def _of(self, repository: Repository) -> RepositoryRoutes:
+        routes = self._routes.get(repository)
         if routes is None:
-            routes = self._ordered[repository] = until_the_last_word(
-                in_order(self.matching(repository))
-            )
+            routes = self._routes[repository] = RepositoryRoutes(self.matching(repository))
         return routes
 
     def matching(self, repository: Repository) -> Sequence[Route]:
@@ -142,10 +143,8 @@ class RouteTable:
         return plan
 
     def _make_plan(self, repository: Repository, tag: Tag | None) -> Plan:
-        of_repository = self.routes_of(repository)
-        routes = tuple(r for r in of_repository if r.pattern.matches_tag(tag))
-        if len(routes) < len(of_repository):
-            routes = in_order(routes)
+        of_repository = self._of(repository)
+        routes = of_repository.taking(tag)
         winner = next((r for r in routes if r.destination is not None), None)
         candidates: list[Candidate] = []
         if winner is not None and winner.denies is None:
@@ -154,7 +153,7 @@ class RouteTable:
         if tag is None:
             # A digest may belong to any tag: after the tagless destination come the others. A
             # deny beside them is for the other tags; a tag that is allowed is pulled whole.
-            for route in of_repository:
+            for route in of_repository.ordered:
                 if route.pattern.tag is not None and route.denies is None:
                     candidates += self._candidates(repository, route, (route, *routes))
         if candidates:

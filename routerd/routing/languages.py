@@ -207,24 +207,38 @@ def _one_of(places: Sequence[Characters]) -> str | None:
 
 def _meet_fixed(glob: Glob, places: tuple[Characters, ...]) -> str | None:
     """A text of as many characters as there are places; `glob` has runs."""
-    found = list(places)
-    end = len(found) - len(glob.tail)
-    position = len(glob.head)
-    if position > end:
+    end = len(places) - len(glob.tail)
+    if len(glob.head) > end:
         return None
-    found[:position] = _in_both(glob.head, found[:position])
-    found[end:] = _in_both(glob.tail, found[end:])
-    for middle in glob.middles:
-        while position + len(middle) <= end:
-            common = _in_both(middle, found[position : position + len(middle)])
-            if all(common):
-                found[position : position + len(middle)] = common
+    head = _in_both(glob.head, places[: len(glob.head)])
+    between = places[len(glob.head) : end]
+    tail = _in_both(glob.tail, places[end:])
+    # `?.b` and `*.*` meet in `x.b` and in `..b`: what lies as it is makes the better name.
+    for narrows in (False, True):
+        found = _lay(glob.middles, between, narrows=narrows)
+        if found is not None:
+            return _one_of([*head, *found, *tail])
+    return None
+
+
+def _lay(
+    middles: Sequence[Sequence[Characters]], places: Sequence[Characters], *, narrows: bool
+) -> list[Characters] | None:
+    """The places with what stands between runs laid on them, leftmost first; None: no room."""
+    found = list(places)
+    position = 0
+    for middle in middles:
+        while True:
+            under = found[position : position + len(middle)]
+            if len(under) < len(middle):
+                return None
+            common = _in_both(middle, under)
+            if all(common) if narrows else common == under:
                 break
             position += 1
+        found[position : position + len(middle)] = common
         position += len(middle)
-        if position > end:
-            return None
-    return _one_of(found)
+    return found
 
 
 def _readable(one: Glob, other: Glob, head: str, middles: list[str], tail: str) -> str:

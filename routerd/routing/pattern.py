@@ -89,7 +89,7 @@ class Pattern:
         if segments.count(_WHOLE_RUN) > 1:
             raise BadPattern("a pattern has at most one '**'")
         # A class of one character is that character, so "literal" has one meaning from here on.
-        segments = tuple(map(_without_single_classes, segments))
+        segments = tuple(map(globs.normalised, segments))
         tag = None if tag is None else globs.normalised(tag)
         if namespace == DOCKER_HUB and len(segments) == 1 and segments != (_WHOLE_RUN,):
             segments = ("library", *segments)
@@ -267,12 +267,6 @@ def _match_equal(name: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
         if one != glob and (globs.is_literal(glob) or not fnmatchcase2(one, glob)):
             return False
     return True
-
-
-def _without_single_classes(segment: str) -> str:
-    plain = globs.normalised(segment)
-    # `[N]` matches no repository's name; as `N` it would be no pattern.
-    return plain if plain == plain.lower() else segment
 
 
 def _parse_namespace(text: str) -> str:

@@ -127,12 +127,15 @@ class RouteTable:
             if heads is None:
                 continue
             for length in range(len(segments) + 1):
-                found += [
-                    route
-                    for route in heads.get(segments[:length], ())
-                    if (key == namespace or route.pattern.matches_namespace(namespace))
-                    and route.pattern.matches_segments(segments)
-                ]
+                routes = heads.get(segments[:length])
+                if routes is None:
+                    continue
+                for route in routes:
+                    pattern = route.pattern
+                    if (key or pattern.matches_namespace(namespace)) and pattern.matches_segments(
+                        segments
+                    ):
+                        found.append(route)
         return found
 
     def plan(self, repository: Repository, tag: Tag | None) -> Plan:
@@ -192,8 +195,9 @@ class RouteTable:
         """Whether the key `*`, which is for every namespace, would ask a remote for another
         registry's names: it would answer with its own image of that name.
         """
-        namespace = self.endpoints[endpoint].namespace
-        return route.pattern.is_everything and namespace not in (None, repository.namespace)
+        if not route.pattern.is_everything:
+            return False
+        return self.endpoints[endpoint].namespace not in (None, repository.namespace)
 
     def _cache(self, endpoint: str, settings: Sequence[Route]) -> CachePolicy:
         """Each key from the first route that says it, else from the endpoint, else the default."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from functools import cache
 
 import pytest
 from hypothesis import given, settings
@@ -166,6 +167,7 @@ def segment_lists(draw: st.DrawFn) -> tuple[str, ...]:
     return tuple(segments)
 
 
+@cache
 def slow_segment(glob: str, text: str) -> bool:
     """Matching by trying: no automaton, no fnmatch."""
     if not glob:

@@ -11,7 +11,7 @@ from typing import Any
 
 from routerd.config.cachepolicy import cache_settings
 from routerd.config.context import Context
-from routerd.config.diagnostics import did_you_mean
+from routerd.config.diagnostics import Mark, did_you_mean
 from routerd.config.document import KeyPath
 from routerd.config.effects import check_effects
 from routerd.config.settings import ServerSettings
@@ -218,7 +218,8 @@ def _principal(
     mark = context.document.value(path)
     if text == "anonymous":
         return ANONYMOUS
-    if text == "net:loopback":
+    if text == LOOPBACK.text:
+        _check_forgeable(context, server, LOOPBACK, mark)
         return LOOPBACK
     if not isinstance(text, str):
         return None
@@ -239,13 +240,20 @@ def _principal(
     except ValueError as error:
         context.error("unknown-principal", f"'{text}' is not a network: {error}", mark)
         return None
+    principal = Principal(text, (network,))
+    _check_forgeable(context, server, principal, mark)
+    return principal
+
+
+def _check_forgeable(
+    context: Context, server: ServerSettings, principal: Principal, mark: Mark
+) -> None:
     for proxy in server.trusted_proxies:
-        if proxy.version == network.version and network.overlaps(proxy):
+        if any(n.version == proxy.version and n.overlaps(proxy) for n in principal.networks or ()):
             context.error(
                 "forgeable-address",
-                f"'{text}' meets the trusted proxies {proxy}: who can reach such a proxy can "
-                "claim to be there",
+                f"'{principal.text}' meets the trusted proxies {proxy}: who can reach such a proxy "
+                "can claim to be there",
                 mark,
             )
-            break
-    return Principal(text, (network,))
+            return

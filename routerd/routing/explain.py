@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from routerd.oci.reference import Reference
-from routerd.routing.decision import Decision, Route, Step
+from routerd.routing.decision import Decision, Plan, Route, Step
 from routerd.routing.order import in_order
 from routerd.routing.policy import Action, Caller, Principal, Setting
 from routerd.routing.table import RouteTable
@@ -51,7 +51,7 @@ def explain_reference(
     counting = table.routes_of(repository)
     routes = in_order(table.matching(repository))
     rows = tuple(
-        Row(route, _note(position, routes, counting, plan.winner, reference))
+        Row(route, _note(table, position, routes, counting, plan, reference))
         for position, route in enumerate(routes)
     )
     return Explanation(
@@ -68,14 +68,15 @@ def explain_reference(
 
 
 def _note(
+    table: RouteTable,
     position: int,
     routes: tuple[Route, ...],
     counting: tuple[Route, ...],
-    winner: Route | None,
+    plan: Plan,
     reference: Reference,
 ) -> str:
     route = routes[position]
-    if route is winner:
+    if route is plan.winner:
         return "wins" if route.denies is None else f"wins: denies, {route.denies}"
     if route not in counting:
         above = next(
@@ -89,4 +90,17 @@ def _note(
         return f"not for {reference.in_path}"
     if route.destination is None:
         return "settings only"
-    return "after the one that wins"
+    if plan.winner is not None:
+        return "after the one that wins"
+    return _passed_over(table, route, reference)
+
+
+def _passed_over(table: RouteTable, route: Route, reference: Reference) -> str:
+    """Why the first destination for the reference is not where it goes."""
+    if route.destination is None or route.denies is not None:
+        return "denies, but not what the routes of tags above lead to"
+    return ", ".join(
+        f"{name} has only names of {table.endpoints[name].namespace}"
+        for name in route.destination.endpoints
+        if table.is_stranger(name, route, reference.repository)
+    )

@@ -1,107 +1,107 @@
-"""Globs as languages: what one matches, whether one holds another, what two have in common.
+"""One glob over one segment or tag: its parts, how it is compiled, what it matches.
 
-Owns the decision procedures over patterns of segments. Does not own what a policy's pattern looks
-like (`pattern.py`). A pattern becomes a small automaton over characters; containment and
-intersection are searches over the product of two, with one character standing for all those that
-neither pattern names. Both are exact.
+Owns the glob's grammar once it is known to be good (`pattern.py` refuses the others). Does not own
+how two globs compare (`languages.py`) or what a pattern of several segments is (`pattern.py`).
 """
 
 from __future__ import annotations
 
 import re
-from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-_REMEMBERED = 65_536  # automata and answers kept; a few hundred bytes each
-# Candidates for the character that stands for all others, those that read best in a sample first.
-_OTHERS = "xyzabcdefghijklmnopqrstuvw0123456789-_ABCDEFGHIJKLMNOPQRSTUVWXYZ."
+REMEMBERED = 65_536  # globs and answers about them; a few hundred bytes each
+# Every character that a name, a tag or a namespace may have, those that read best in a sample
+# first. `/` is not one: a glob stays within its segment.
+CHARACTERS = "xyzabcdefghijklmnopqrstuvw0123456789-_ABCDEFGHIJKLMNOPQRSTUVWXYZ.:"
+_RANK = {character: rank for rank, character in enumerate(CHARACTERS)}
 WHOLE_RUN = "**"
+RUN = "*"
 _CLASS_TEXT = re.compile(r"\[[^]]*\]")
+
+Characters = frozenset[str]  # what may stand in one place
+ANY: Characters = frozenset(CHARACTERS)
 
 
 @dataclass(frozen=True, slots=True)
-class _Class:
-    """A set of characters, or all but a set. `/` is never in it."""
+class Glob:
+    """A compiled glob: what stands before its first `*`, between its `*`, and after its last.
 
-    characters: frozenset[str]
-    negated: bool = False
+    `parts` is all of it in order, with RUN for each `*`; without a `*`, `head` is all of it. What
+    takes some text at least, as a `*` alone does, has that many places before its `*`. `prefix` and
+    `suffix` are the text that every match has there, `named` the characters that it tells apart
+    from others, `shortest` a match in which each `*` takes nothing.
+    """
 
-    def __contains__(self, character: str) -> bool:
-        return character != "/" and (character in self.characters) is not self.negated
+    parts: tuple[Characters | str, ...]
+    head: tuple[Characters, ...]
+    middles: tuple[tuple[Characters, ...], ...]
+    tail: tuple[Characters, ...]
+    has_run: bool
+    prefix: str
+    suffix: str
+    named: Characters
+    shortest: str
+    expression: re.Pattern[str]
 
-
-_ANY = _Class(frozenset(), negated=True)
-
-
-class _Automaton:
-    """A nondeterministic automaton without empty moves; state 0 is the start."""
-
-    def __init__(self) -> None:
-        self.moves: list[list[tuple[_Class | None, int]]] = [[]]  # None is the character `/`
-        self.empty: list[list[int]] = [[]]
-        self.accepting = 0
-        self.literals: set[str] = set()
-
-    def add_state(self) -> int:
-        self.moves.append([])
-        self.empty.append([])
-        return len(self.moves) - 1
-
-    def closure(self, states: Iterable[int]) -> frozenset[int]:
-        found = set(states)
-        waiting = list(found)
-        while waiting:
-            for following in self.empty[waiting.pop()]:
-                if following not in found:
-                    found.add(following)
-                    waiting.append(following)
-        return frozenset(found)
-
-    def step(self, states: Iterable[int], character: str) -> frozenset[int]:
-        reached = {
-            target
-            for state in states
-            for wanted, target in self.moves[state]
-            if (character == "/" if wanted is None else character in wanted)
-        }
-        return self.closure(reached)
+    def matches(self, text: str) -> bool:
+        """Whether the glob takes the whole text."""
+        return self.expression.fullmatch(text) is not None
 
 
-def tokens(glob: str) -> Sequence[_Class | str]:
-    """The glob's parts: a class of characters for one character, "*" for any run of them."""
-    parts: list[_Class | str] = []
+@lru_cache(REMEMBERED)
+def compiled(glob: str) -> Glob:
+    """The glob in parts, the same for globs that differ in the order of `*` and `?` only."""
+    parts = _parts(glob)
+    if parts == [RUN]:
+        parts = [ANY, RUN]  # a segment is never empty
+    blocks: list[list[Characters]] = [[]]
+    for part in parts:
+        if isinstance(part, str):
+            blocks.append([])
+        else:
+            blocks[-1].append(part)
+    head, *others = (tuple(block) for block in blocks)
+    tail = others.pop() if others else ()
+    places = [part for part in parts if isinstance(part, frozenset)]
+    few = (place if len(place) * 2 <= len(ANY) else ANY - place for place in places)
+    return Glob(
+        parts=tuple(parts),
+        head=head,
+        middles=tuple(others),
+        tail=tail,
+        has_run=len(blocks) > 1,
+        prefix=_text(head),
+        suffix=_text(reversed(tail if len(blocks) > 1 else head))[::-1],
+        named=frozenset().union(*few),
+        shortest="".join(map(pick, places)),
+        expression=_expression(head, others, tail, has_run=len(blocks) > 1),
+    )
+
+
+def _parts(glob: str) -> list[Characters | str]:
+    """One set a place, RUN for a `*`; in a run of `*` and `?` the places come first."""
+    parts: list[Characters | str] = []
     position = 0
     while position < len(glob):
         character = glob[position]
         position += 1
         if character == "*":
-            if parts[-1:] != ["*"]:
-                parts.append("*")
+            if parts[-1:] != [RUN]:
+                parts.append(RUN)
         elif character == "?":
-            parts.append(_ANY)
+            parts.insert(len(parts) - (parts[-1:] == [RUN]), ANY)
         elif character == "[":
             end = glob.index("]", position)
-            parts.append(_parse_class(glob[position:end]))
+            parts.append(_members(glob[position:end]))
             position = end + 1
         else:
-            parts.append(_Class(frozenset(character)))
+            parts.append(frozenset(character))
     return parts
 
 
-@lru_cache(_REMEMBERED)
-def is_literal(glob: str) -> bool:
-    """Whether the glob matches one text only: itself."""
-    return not any(character in glob for character in "*?[")
-
-
-def literal_count(glob: str) -> int:
-    """How many characters of the glob stand for themselves."""
-    return sum(character not in "*?" for character in _CLASS_TEXT.sub("?", glob))
-
-
-def _parse_class(text: str) -> _Class:
+def _members(text: str) -> Characters:
     negated = text.startswith("!")
     items = text[1:] if negated else text
     characters: set[str] = set()
@@ -113,111 +113,67 @@ def _parse_class(text: str) -> _Class:
             position += 2
         position += 1
         characters.update(chr(code) for code in range(ord(first), ord(last) + 1))
-    return _Class(frozenset(characters), negated)
+    return ANY - characters if negated else ANY & characters  # `[A-z]` spans more than names have
 
 
-@lru_cache(_REMEMBERED)
-def _compile(segments: tuple[str, ...], full_runs: bool = False) -> _Automaton:
-    """The automaton of a pattern; with `full_runs`, of one whose every `*` takes something."""
-    automaton = _Automaton()
-    state = 0
-    for position, segment in enumerate(segments):
-        is_last = position == len(segments) - 1
-        if segment == WHOLE_RUN:
-            state = _add_run(automaton, state, at_end=is_last)
-            continue
-        state = _add_segment(automaton, state, segment, full_runs)
-        if not is_last:
-            following = automaton.add_state()
-            automaton.moves[state].append((None, following))
-            state = following
-    automaton.accepting = state
-    return automaton
-
-
-def _add_run(automaton: _Automaton, start: int, *, at_end: bool) -> int:
-    """Zero or more segments, each with the `/` after it; at the end one or more, with none."""
-    inside = _add_segment(automaton, start, "*", True)
-    if at_end:
-        automaton.moves[inside].append((None, start))
-        return inside
-    automaton.moves[inside].append((None, start))
-    after = automaton.add_state()
-    automaton.empty[start].append(after)
-    return after
-
-
-def _add_segment(automaton: _Automaton, state: int, glob: str, full_runs: bool) -> int:
-    for part in tokens(glob):
-        following = automaton.add_state()
-        if isinstance(part, str):
-            # A run of characters may be empty, but a segment may not.
-            automaton.moves[following].append((_ANY, following))
-            automaton.moves[state].append((_ANY, following))
-            if glob.strip("*") and not full_runs:
-                automaton.empty[state].append(following)
-        else:
-            automaton.moves[state].append((part, following))
-            automaton.literals |= part.characters
-        state = following
-    return state
-
-
-def _alphabet(first: _Automaton, second: _Automaton) -> Sequence[str]:
-    named = first.literals | second.literals
-    other = next((c for c in _OTHERS if c not in named), None)
-    return [*([other] if other is not None else []), *sorted(named), "/"]
-
-
-def contains(outer: tuple[str, ...], inner: tuple[str, ...]) -> bool:
-    """Whether every run of segments that `inner` matches is matched by `outer` too."""
-    # What both begin with literally decides nothing, and without it thousands of teams' patterns
-    # come down to a few that are remembered.
-    common = 0
-    for one, other in zip(outer, inner, strict=False):
-        if not (is_literal(one) and is_literal(other)):
+def _text(places: Iterable[Characters]) -> str:
+    """The text of the first places, as far as only one text fits."""
+    found = ""
+    for place in places:
+        if len(place) != 1:
             break
-        if one != other:
-            return False
-        common += 1
-    outer, inner = outer[common:], inner[common:]
-    if not outer or not inner:
-        return not outer and not inner
-    return outer == (WHOLE_RUN,) or outer == inner or _contains(outer, inner)
+        found += next(iter(place))
+    return found
 
 
-@lru_cache(_REMEMBERED)
-def _contains(outer: tuple[str, ...], inner: tuple[str, ...]) -> bool:
-    return counterexample(outer, inner) is None
+def _expression(
+    head: Sequence[Characters],
+    middles: Sequence[Sequence[Characters]],
+    tail: Sequence[Characters],
+    *,
+    has_run: bool,
+) -> re.Pattern[str]:
+    text = _places(head)
+    for middle in middles:
+        # The leftmost place is as good as any other: never look back into it.
+        text += f"(?>[^/]*?{_places(middle)})"
+    if has_run:
+        text += f"[^/]*{_places(tail)}"
+    return re.compile(text)
 
 
-def counterexample(outer: tuple[str, ...], inner: tuple[str, ...]) -> str | None:
-    """A shortest text that `inner` matches and `outer` does not; None where there is none."""
-    return _shortest(_compile(inner), _compile(outer), in_both=False)
-
-
-@lru_cache(_REMEMBERED)
-def intersection(first: tuple[str, ...], second: tuple[str, ...]) -> str | None:
-    """A short text that both match, segments joined by `/`; None where there is none."""
-    # A `*` that takes something makes a sample that reads like a name, so that is tried first.
-    return _shortest(_compile(first, True), _compile(second, True), in_both=True) or _shortest(
-        _compile(first), _compile(second), in_both=True
+def _places(places: Sequence[Characters]) -> str:
+    return "".join(
+        "[^/]"
+        if place == ANY
+        else re.escape(next(iter(place)))
+        if len(place) == 1
+        else f"[{re.escape(''.join(sorted(place)))}]"
+        for place in places
     )
 
 
-def _shortest(one: _Automaton, two: _Automaton, *, in_both: bool) -> str | None:
-    """A shortest text that `one` accepts and `two` does (`in_both`) or does not; None: no text."""
-    alphabet = _alphabet(one, two)
-    start = (one.closure([0]), two.closure([0]))
-    seen = {start}
-    waiting = deque([(start, "")])
-    while waiting:
-        (in_one, in_two), text = waiting.popleft()
-        if one.accepting in in_one and (two.accepting in in_two) is in_both:
-            return text
-        for character in alphabet:
-            pair = (one.step(in_one, character), two.step(in_two, character))
-            if pair[0] and (pair[1] or not in_both) and pair not in seen:
-                seen.add(pair)
-                waiting.append((pair, text + character))
-    return None
+def pick(place: Characters) -> str:
+    """The member that reads best in a sample."""
+    return next(iter(place)) if len(place) == 1 else min(place, key=_RANK.__getitem__)
+
+
+def normalised(glob: str) -> str:
+    """The glob with each class of one character as that character: `[n]ginx` is `nginx`."""
+
+    def plain(match: re.Match[str]) -> str:
+        members = _members(match[0][1:-1])
+        return next(iter(members)) if len(members) == 1 else match[0]
+
+    return _CLASS_TEXT.sub(plain, glob)
+
+
+@lru_cache(REMEMBERED)
+def is_literal(glob: str) -> bool:
+    """Whether the glob matches one text only: itself."""
+    return not any(character in glob for character in "*?[")
+
+
+def literal_count(glob: str) -> int:
+    """How many characters of the glob stand for themselves."""
+    return sum(character not in "*?" for character in _CLASS_TEXT.sub("?", glob))

@@ -23,7 +23,7 @@ from routerd.oci.reference import (
     looks_like_namespace,
     parse_namespace,
 )
-from routerd.routing import globs
+from routerd.routing import globs, languages
 
 EVERYTHING = "*"  # the key that alone means: every name in every namespace
 _WHOLE_RUN = globs.WHOLE_RUN
@@ -35,6 +35,7 @@ _CLASS = r"\[!?[A-Za-z0-9._-]+\]"
 _SEGMENT = re.compile(rf"(?:[a-z0-9._*?-]|{_CLASS})+", re.ASCII)
 _TAG = re.compile(rf"(?:[A-Za-z0-9._*?-]|{_CLASS})+", re.ASCII)
 _NAMESPACE = re.compile(rf"(?:[a-z0-9.:*?-]|{_CLASS})+", re.ASCII)
+_WILD = re.compile(r"[*?\[]")
 _RANGE = re.compile(r"([A-Za-z0-9._])-([A-Za-z0-9._])", re.ASCII)
 
 
@@ -91,6 +92,9 @@ class Pattern:
             _check_segment(segment)
         if segments.count(_WHOLE_RUN) > 1:
             raise BadPattern("a pattern has at most one '**'")
+        # A class of one character is that character, so "literal" has one meaning from here on.
+        segments = tuple(map(globs.normalised, segments))
+        tag = None if tag is None else globs.normalised(tag)
         if namespace == DOCKER_HUB and len(segments) == 1 and segments != (_WHOLE_RUN,):
             segments = ("library", *segments)
         return cls._make(text, namespace, segments, tag)
@@ -129,6 +133,25 @@ class Pattern:
         return Repository(Namespace(self.namespace), self.repository)
 
     @property
+    def literal_text(self) -> str:
+        """What every repository of it begins with, closed by a NUL where that is all of it."""
+        repository = self.repository
+        wild = _WILD.search(repository)
+        return f"{repository}\0" if wild is None else repository[: wild.start()]
+
+    @property
+    def literal_tag(self) -> str:
+        """What every tag of it begins with, closed by a NUL where that is all of it."""
+        if self.tag is None:
+            return ""
+        return f"{self.tag}\0" if self.has_exact_tag else globs.compiled(self.tag).prefix
+
+    @property
+    def has_exact_tag(self) -> bool:
+        """Whether it is for one tag only."""
+        return self.specificity.tag_rank == 0
+
+    @property
     def literal_head(self) -> tuple[str, ...]:
         """The leading segments without wildcards."""
         head: list[str] = []
@@ -156,7 +179,9 @@ class Pattern:
 
     def matches_tag(self, tag: Tag | None) -> bool:
         """Whether the tag part takes `tag`; None is a digest, which only no tag part takes."""
-        return self.tag is None or (tag is not None and fnmatchcase2(tag, self.tag))
+        if self.tag is None or tag is None or self.has_exact_tag:
+            return self.tag is None or self.tag == tag
+        return bool(fnmatchcase2(tag, self.tag))
 
     def matches(self, reference: Reference) -> bool:
         """Whether the pattern takes the whole reference."""
@@ -167,7 +192,7 @@ class Pattern:
         if self.tag is not None and self.tag != other.tag:
             if other.tag is None:
                 return False  # other takes digests
-            if not globs.contains((self.tag,), (other.tag,)):
+            if not languages.glob_contains(self.tag, other.tag):
                 return False
         if self.is_everything or (
             self.segments == other.segments and (self.namespace == other.namespace)
@@ -180,19 +205,43 @@ class Pattern:
             return False
         return (
             self.namespace == other.namespace
-            or globs.contains((self.namespace,), (other.namespace,))
-        ) and globs.contains(self.segments, other.segments)
+            or languages.glob_contains(self.namespace, other.namespace)
+        ) and languages.contains(self.segments, other.segments)
+
+    def covers_repositories_of(self, other: Pattern) -> bool:
+        """Whether every repository that `other` is for is one that this is for too."""
+        return languages.glob_contains(self.namespace, other.namespace) and languages.contains(
+            self.segments, other.segments
+        )
+
+    def meets_namespace_of(self, other: Pattern) -> bool:
+        """Whether both may match a repository of one namespace."""
+        return languages.glob_intersection(self.namespace, other.namespace) is not None
 
     def intersection(self, other: Pattern) -> str | None:
         """A name, with a tag if either has one, that both match; None where there is none."""
-        namespace = globs.intersection((self.namespace,), (other.namespace,))
-        repository = globs.intersection(self.segments, other.segments)
-        if namespace is None or repository is None:
+        repository = self.common_repository(other)
+        if repository is None:
             return None
         if self.tag is None and other.tag is None:
-            return f"{namespace}/{repository}"
-        tag = globs.intersection((self.tag or "*",), (other.tag or "*",))
-        return None if tag is None else f"{namespace}/{repository}:{tag}"
+            return str(repository)
+        tag = languages.glob_intersection(self.tag or "*", other.tag or "*")
+        return None if tag is None else f"{repository}:{tag}"
+
+    def common_repository(self, other: Pattern) -> Repository | None:
+        """A repository of which both match some reference, each its own; None where none is."""
+        namespace = languages.glob_intersection(self.namespace, other.namespace)
+        if namespace is None:
+            return None
+        name = languages.intersection(self.segments, other.segments)
+        return None if name is None else Repository(Namespace(namespace), name)
+
+    def sample(self, filler: str = languages.FILLER) -> tuple[Repository, Tag | None]:
+        """A repository and a tag that match, with `filler` for each run; no tag for a digest."""
+        namespace = languages.sample((self.namespace,), filler)
+        repository = Repository(Namespace(namespace), languages.sample(self.segments, filler))
+        tag = None if self.tag is None else Tag(languages.sample((self.tag,), filler))
+        return repository, tag
 
     def __str__(self) -> str:
         return EVERYTHING if self.is_everything and self.tag is None else self.specificity.text
@@ -249,6 +298,9 @@ def _match_equal(name: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
 
 def _parse_namespace(text: str) -> str:
     lowered = text.lower()
+    if _NAMESPACE.fullmatch(lowered):
+        _check_classes(lowered)
+        lowered = globs.normalised(lowered)
     if globs.is_literal(lowered):
         try:
             return parse_namespace(lowered)
@@ -258,7 +310,6 @@ def _parse_namespace(text: str) -> str:
         raise BadPattern("'**' is a run of segments; a registry name has '*'")
     if not _NAMESPACE.fullmatch(lowered):
         raise BadPattern(f"'{text}' is not a registry name with wildcards")
-    _check_classes(lowered)
     return lowered.removesuffix(":443")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses
 from typing import Any, Generic, TypeVar
 
 from routerd.oci.reference import Tag
@@ -81,6 +81,16 @@ class Principal:
         return address is not None and any(
             address.version == network.version and address in network for network in self.networks
         )
+
+
+def is_everyone(principals: Sequence[Principal]) -> bool:
+    """Whether they let anybody in: every client, or every one with an address of one version."""
+    networks = [network for principal in principals for network in principal.networks or ()]
+    if any(principal.networks is None for principal in principals):
+        return True
+    fourth = collapse_addresses([n for n in networks if isinstance(n, IPv4Network)])
+    sixth = collapse_addresses([n for n in networks if isinstance(n, IPv6Network)])
+    return IPv4Network("0.0.0.0/0") in fourth or IPv6Network("::/0") in sixth
 
 
 ANONYMOUS = Principal("anonymous")

@@ -23,7 +23,7 @@ from routerd.routing.decision import (
     Route,
     Step,
 )
-from routerd.routing.order import in_order, until_the_last_word
+from routerd.routing.order import RepositoryRoutes
 from routerd.routing.pattern import Pattern
 from routerd.routing.policy import (
     DEFAULT_ALLOW,
@@ -57,7 +57,7 @@ class RouteTable:
         self._wild_namespaces: list[Pattern] = []
         for route in self.routes:
             self._add(route)
-        self._ordered: LRUCache[Repository, tuple[Route, ...]] = LRUCache(PLANS_IN_MEMORY)
+        self._routes: LRUCache[Repository, RepositoryRoutes] = LRUCache(PLANS_IN_MEMORY)
         self._plans: LRUCache[tuple[Repository, Tag | None], Plan] = LRUCache(PLANS_IN_MEMORY)
 
     def _add(self, route: Route) -> None:
@@ -109,11 +109,12 @@ class RouteTable:
         """The routes of a repository, narrowest first, down to and including the first without a
         tag part that names a destination. What is below does not count, for anything.
         """
-        routes = self._ordered.get(repository)
+        return self._of(repository).ordered
+
+    def _of(self, repository: Repository) -> RepositoryRoutes:
+        routes = self._routes.get(repository)
         if routes is None:
-            routes = self._ordered[repository] = until_the_last_word(
-                in_order(self.matching(repository))
-            )
+            routes = self._routes[repository] = RepositoryRoutes(self.matching(repository))
         return routes
 
     def matching(self, repository: Repository) -> Sequence[Route]:
@@ -126,12 +127,15 @@ class RouteTable:
             if heads is None:
                 continue
             for length in range(len(segments) + 1):
-                found += [
-                    route
-                    for route in heads.get(segments[:length], ())
-                    if (key == namespace or route.pattern.matches_namespace(namespace))
-                    and route.pattern.matches_segments(segments)
-                ]
+                routes = heads.get(segments[:length])
+                if routes is None:
+                    continue
+                for route in routes:
+                    pattern = route.pattern
+                    if (key or pattern.matches_namespace(namespace)) and pattern.matches_segments(
+                        segments
+                    ):
+                        found.append(route)
         return found
 
     def plan(self, repository: Repository, tag: Tag | None) -> Plan:
@@ -142,24 +146,24 @@ class RouteTable:
         return plan
 
     def _make_plan(self, repository: Repository, tag: Tag | None) -> Plan:
-        of_repository = self.routes_of(repository)
-        routes = tuple(r for r in of_repository if r.pattern.matches_tag(tag))
-        if len(routes) < len(of_repository):
-            routes = in_order(routes)
+        of_repository = self._of(repository)
+        routes = of_repository.taking(tag)
         winner = next((r for r in routes if r.destination is not None), None)
         candidates: list[Candidate] = []
-        if winner is not None:
-            if winner.denies is not None:
-                return Plan(routes, winner, (), denied(repository, winner))
+        if winner is not None and winner.denies is None:
             candidates += self._candidates(repository, winner, routes)
+        decides = bool(candidates)
         if tag is None:
-            # A digest may belong to any tag: after the tagless destination come the others.
-            for route in of_repository:
+            # A digest may belong to any tag: after the tagless destination come the others. A
+            # deny beside them is for the other tags; a tag that is allowed is pulled whole.
+            for route in of_repository.ordered:
                 if route.pattern.tag is not None and route.denies is None:
                     candidates += self._candidates(repository, route, (route, *routes))
-        if not candidates:
-            return Plan(routes, None, (), no_route(repository))
-        return Plan(routes, winner, _once(candidates), None)
+        if candidates:
+            return Plan(routes, winner if decides else None, _once(candidates), None)
+        if winner is not None and winner.denies is not None:
+            return Plan(routes, winner, (), denied(repository, winner))
+        return Plan(routes, None, (), no_route(repository))
 
     def _every_candidate(
         self, repository: Repository, routes: Sequence[Route]
@@ -184,15 +188,16 @@ class RouteTable:
         return [
             Candidate(Step(name, there, route, self._cache(name, settings)), allow)
             for name in route.destination.endpoints
-            if not self._is_stranger(name, route, repository)
+            if not self.is_stranger(name, route, repository)
         ]
 
-    def _is_stranger(self, endpoint: str, route: Route, repository: Repository) -> bool:
+    def is_stranger(self, endpoint: str, route: Route, repository: Repository) -> bool:
         """Whether the key `*`, which is for every namespace, would ask a remote for another
         registry's names: it would answer with its own image of that name.
         """
-        namespace = self.endpoints[endpoint].namespace
-        return route.pattern.is_everything and namespace not in (None, repository.namespace)
+        if not route.pattern.is_everything:
+            return False
+        return self.endpoints[endpoint].namespace not in (None, repository.namespace)
 
     def _cache(self, endpoint: str, settings: Sequence[Route]) -> CachePolicy:
         """Each key from the first route that says it, else from the endpoint, else the default."""

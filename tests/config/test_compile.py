@@ -227,6 +227,11 @@ def test_a_value_that_is_not_built_is_refused(compiled: Compile, text: str) -> N
             "forgeable-address",
         ),
         (
+            "server: {trusted_proxies: [127.0.0.0/8]}\nendpoints: {s: {type: storage}}\n"
+            "routes: {a/b: {endpoints: s, allow: {push: ['net:loopback']}}}",
+            "forgeable-address",
+        ),
+        (
             "endpoints: {s: {type: storage}}\nroutes: {a/b: {endpoints: s, strip: b/}}",
             "bad-value",
         ),

@@ -53,6 +53,7 @@ def test_a_policy_gets_exactly_the_diagnostics_expected(
     policy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(policy.parent)
+    monkeypatch.setenv("CORP", "s3cr3t")
     status, said = run("config", "validate", policy.name)
     compare(policy.with_suffix(".txt"), f"{said}exit status {status}\n")
 

@@ -150,6 +150,18 @@ def test_a_denied_tag_leaves_the_digests_of_its_repository(table: MakeTable) -> 
     assert endpoints(decide(t, "a/b" + DIGEST)) == ["hub"]
 
 
+def test_a_tag_allowed_beside_a_deny_is_pulled_and_pushed_whole(table: MakeTable) -> None:
+    t = table({"a/b": Destination((), deny="only ok"), "a/b:ok": "local"})
+    repository = Repository.parse("docker.io", "a/b")
+    assert endpoints(decide(t, "a/b:ok")) == ["local"]
+    assert endpoints(decide(t, "a/b" + DIGEST)) == ["local"]
+    assert endpoints(t.decide_repository(repository, Action.PULL, LOCAL)) == ["local"]
+    assert endpoints(t.decide_repository(repository, Action.PUSH, LOCAL)) == ["local"]
+    assert endpoints(decide(t, "a/b:ok", Action.PUSH)) == ["local"]
+    for action in (Action.PULL, Action.PUSH):
+        assert refused(decide(t, "a/b:other", action))[0] is Code.DENIED
+
+
 def test_digests_go_through_the_tagless_destination_first_and_each_place_once(
     table: MakeTable,
 ) -> None:
@@ -288,3 +300,20 @@ def test_explain_says_of_every_route_why_it_won_or_lost(table: MakeTable) -> Non
     ]
     assert [step.endpoint for step in found.by_digest] == ["production", "local"]
     assert endpoints(found.push) == ["local"]
+
+
+def test_explain_says_why_a_matching_route_leads_nowhere(table: MakeTable) -> None:
+    hub = rule("hub", (Action.PULL,), namespace=Namespace("docker.io"))
+    t = table({"*": "hub"}, endpoints={"hub": hub})
+    found = explain_reference(t, Reference.parse("ghcr.io/foo/bar"), Action.PULL, LOCAL)
+    assert [row.note for row in found.rows] == ["hub has only names of docker.io"]
+
+
+def test_explain_says_of_a_deny_that_digests_pass_it(table: MakeTable) -> None:
+    t = table({"a/b": Destination((), deny="only ok"), "a/b:ok": "local"})
+    found = explain_reference(t, Reference.parse("a/b" + DIGEST), Action.PULL, LOCAL)
+    assert [row.note for row in found.rows] == [
+        "not for sha256:" + "0" * 64,
+        "denies, but not what the routes of tags above lead to",
+    ]
+    assert [step.endpoint for step in found.steps] == ["local"]

@@ -14,7 +14,7 @@ from routerd.endpoints.registry import lookup_type
 Check = Callable[[str], list[Diagnostic]]
 
 ENDPOINTS = """\
-server: {data: /tmp/routerd-data}
+server: {data: data}
 endpoints:
   s: {type: storage}
   t: {type: storage}

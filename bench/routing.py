@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from itertools import cycle, islice
 from pathlib import Path
+from unittest.mock import patch
 
 from routerd.config.compile import load_policy
-from routerd.config.document import load
+from routerd.config.document import Document, load
 from routerd.endpoints.registry import lookup_type
 from routerd.oci.reference import DOCKER_HUB, Reference
 from routerd.routing.decision import Destination, EndpointRule, Route
@@ -26,6 +27,7 @@ from routerd.routing.table import RouteTable
 
 ROUTES = 10_000
 DECISIONS = 5_000
+TIMES = 3  # a policy is read so often; the best counts, since a shared machine only ever adds
 COMPILE_SECONDS = 2.0
 DECISION_MICROSECONDS = 50.0
 
@@ -63,6 +65,11 @@ def texts() -> list[str]:
 
 def policy_seconds(routes: Mapping[str, str]) -> tuple[float, float]:
     """Of a policy file, as `config validate` and `serve` read it: YAML, and all the rest."""
+    both = [_read_policy(routes) for _ in range(TIMES)]
+    return min(yaml for yaml, _ in both), min(rest for _, rest in both)
+
+
+def _read_policy(routes: Mapping[str, str]) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "policy.yaml"
         path.write_text(
@@ -70,12 +77,19 @@ def policy_seconds(routes: Mapping[str, str]) -> tuple[float, float]:
             "docker.io}\n  store: {type: storage, actions: [pull]}\nroutes:\n"
             + "".join(f'  "{text}": {endpoint}\n' for text, endpoint in routes.items())
         )
+        yaml = 0.0
+
+        def timed_load(path: Path) -> Document:
+            nonlocal yaml
+            started = time.perf_counter()
+            document = load(path)
+            yaml = time.perf_counter() - started
+            return document
+
         started = time.perf_counter()
-        load(path)
-        parsed = time.perf_counter()
-        load_policy(path, environment={}, types=lookup_type)
-        ended = time.perf_counter()
-        return parsed - started, (ended - parsed) - (parsed - started)
+        with patch("routerd.config.compile.load", timed_load):
+            load_policy(path, environment={}, types=lookup_type)
+        return yaml, time.perf_counter() - started - yaml
 
 
 def compile_table() -> RouteTable:

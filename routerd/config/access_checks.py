@@ -25,13 +25,16 @@ class AccessChecks:
         self, context: Context, specs: Mapping[str, EndpointSpec], table: RouteTable
     ) -> None:
         self._context = context
-        self._specs = specs
         self._table = table
         self._asked: set[tuple[Repository, Tag | None]] = set()
+        self._logins = {name for name, spec in specs.items() if _has_login(spec)}
+        self._worth: dict[Repository, bool] = {}
         self._noted: set[tuple[str, KeyPath, str]] = set()
 
     def check(self, repository: Repository, tag: Tag | None) -> None:
         """Note what is doubtful about the reference, and about the digests beside it."""
+        if not self._is_worth(repository):
+            return
         for reference in {(repository, tag), (repository, None)} - self._asked:
             self._asked.add(reference)
             plan = self._table.plan(*reference)
@@ -41,6 +44,18 @@ class AccessChecks:
                 self._check_pull(candidate, routes)
             if reference[1] is None and plan.candidates:
                 self._check_deny(plan)
+
+    def _is_worth(self, repository: Repository) -> bool:
+        """Whether some route of the repository lets in, keeps out or leads to a login."""
+        known = self._worth.get(repository)
+        if known is None:
+            known = self._worth[repository] = any(
+                route.allow
+                or route.denies is not None
+                or (route.destination and not self._logins.isdisjoint(route.destination.endpoints))
+                for route in self._table.routes_of(repository)
+            )
+        return known
 
     def _check_push(self, candidate: Candidate, routes: Sequence[Route]) -> None:
         endpoint, destination = candidate.step.endpoint, candidate.step.route.destination
@@ -58,10 +73,7 @@ class AccessChecks:
 
     def _check_pull(self, candidate: Candidate, routes: Sequence[Route]) -> None:
         endpoint = candidate.step.endpoint
-        spec = self._specs[endpoint]
-        if spec.type != "remote" or spec.options["auth"]["type"] == "anonymous":
-            return
-        if not is_everyone(candidate.allow[Action.PULL].value):
+        if endpoint not in self._logins or not is_everyone(candidate.allow[Action.PULL].value):
             return
         path = self._place_of(Action.PULL, candidate, routes) or place(candidate.step.route)
         self._warn(
@@ -95,3 +107,7 @@ class AccessChecks:
         if (code, path, about) not in self._noted:
             self._noted.add((code, path, about))
             self._context.warn(code, message, self._context.document.key(path))
+
+
+def _has_login(spec: EndpointSpec) -> bool:
+    return spec.type == "remote" and spec.options["auth"]["type"] != "anonymous"

@@ -19,7 +19,7 @@ from routerd.config.settings import EndpointSpec
 from routerd.oci.reference import Namespace, Repository, Tag
 from routerd.routing.automaton import counterexample
 from routerd.routing.decision import Route
-from routerd.routing.languages import FILLER, glob_contains
+from routerd.routing.languages import FILLER, contains, glob_contains
 from routerd.routing.pattern import Pattern
 from routerd.routing.policy import Action
 from routerd.routing.table import RouteTable
@@ -36,6 +36,7 @@ def check_references(
     by_head = _ByHead(table.routes)
     filler = _unused_filler(table)
     asked: set[Repository] = set()
+    pushable = [rule for rule in table.endpoints.values() if Action.PUSH in rule.actions]
     for route in table.routes:
         repository, tag = route.pattern.sample(filler)
         if not _counts(table, route, repository, tag):
@@ -46,7 +47,7 @@ def check_references(
             else:
                 repository, tag = left
         access.check(repository, tag)
-        if repository not in asked:
+        if len(pushable) > 1 and repository not in asked:
             asked.add(repository)
             check_push_target(context, route, repository, table)
 
@@ -79,7 +80,7 @@ def _first(words: Iterator[str], texts: str) -> Iterator[str]:
 
 
 def _counts(table: RouteTable, route: Route, repository: Repository, tag: Tag | None) -> bool:
-    routes = table.plan(repository, tag).routes
+    routes = table.routes_taking(repository, tag)
     if route.destination is None:
         return route in routes
     return next((r for r in routes if r.destination is not None), None) is route
@@ -140,14 +141,22 @@ def _left_by(pattern: Pattern, above: Sequence[Route]) -> tuple[Repository, Tag 
     What is looked for is a name that none of them has at all, then a tag that none of them has.
     """
     repository, tag = pattern.sample()
-    others = [route.pattern for route in above]
+    others = [
+        route.pattern
+        for route in above
+        if glob_contains(route.pattern.namespace, pattern.namespace)
+    ]
     # Those that take every tag that the pattern does, and those that take every repository.
     by_name = [other.segments for other in others if _takes_tags(other, pattern)]
     name = counterexample(by_name, pattern.segments)
     if name is None:
         return None
     if pattern.tag is not None:
-        by_tag = [(other.tag,) for other in others if other.tag and _takes_names(other, pattern)]
+        by_tag = [
+            (other.tag,)
+            for other in others
+            if other.tag and contains(other.segments, pattern.segments)
+        ]
         text = counterexample(by_tag, (pattern.tag,))
         if text is None:
             return None
@@ -157,10 +166,6 @@ def _left_by(pattern: Pattern, above: Sequence[Route]) -> tuple[Repository, Tag 
 
 def _takes_tags(other: Pattern, pattern: Pattern) -> bool:
     return other.tag is None or (pattern.tag is not None and glob_contains(other.tag, pattern.tag))
-
-
-def _takes_names(other: Pattern, pattern: Pattern) -> bool:
-    return other.covers_repositories_of(pattern)
 
 
 def _warn_hidden(context: Context, route: Route, above: Sequence[Route]) -> None:

@@ -208,12 +208,6 @@ class Pattern:
             or languages.glob_contains(self.namespace, other.namespace)
         ) and languages.contains(self.segments, other.segments)
 
-    def covers_repositories_of(self, other: Pattern) -> bool:
-        """Whether every repository that `other` is for is one that this is for too."""
-        return languages.glob_contains(self.namespace, other.namespace) and languages.contains(
-            self.segments, other.segments
-        )
-
     def meets_namespace_of(self, other: Pattern) -> bool:
         """Whether both may match a repository of one namespace."""
         return languages.glob_intersection(self.namespace, other.namespace) is not None

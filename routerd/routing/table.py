@@ -111,6 +111,10 @@ class RouteTable:
         """
         return self._of(repository).ordered
 
+    def routes_taking(self, repository: Repository, tag: Tag | None) -> tuple[Route, ...]:
+        """Of the routes of a repository those for the tag, or for any digest (None), in order."""
+        return self._of(repository).taking(tag)
+
     def _of(self, repository: Repository) -> RepositoryRoutes:
         routes = self._routes.get(repository)
         if routes is None:

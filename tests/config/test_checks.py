@@ -14,7 +14,7 @@ from routerd.endpoints.registry import lookup_type
 Check = Callable[[str], list[Diagnostic]]
 
 ENDPOINTS = """\
-server: {data: /tmp/routerd-data}
+server: {data: data}
 endpoints:
   s: {type: storage}
   t: {type: storage}
@@ -87,6 +87,7 @@ OPEN = "allow: {push: [anonymous], pull: [anonymous]}"
             "'a/[xy]:1': {cache: {ttl: 1s}}; a/x: r; a/y: r",
             "'a/*:1': {cache: {ttl: 1s}}; a/x: r; a/y: r",
         ),
+        ("unreachable-route", "'*?.b/a': s; '?*.b/a': u", "'[xy].b/a': s; x.b/a: u"),
         ("unreachable-route", "'a/b:?*': s; 'a/b:*': u", "'a/b:v?*': s; 'a/b:v*': u"),
         ("unreachable-route", "a/b:.x: s", "a/b:x.: s"),
         ("unreachable-route", "a/b:-*: s", "a/b:*-: s"),

@@ -186,8 +186,9 @@ class RouteTable:
     ) -> list[Candidate]:
         if route.destination is None:
             return []
-        strip = route.destination.strip
-        there = Repository(repository.namespace, repository.name.removeprefix(strip))
+        there = repository
+        if strip := route.destination.strip:
+            there = Repository(repository.namespace, repository.name.removeprefix(strip))
         allow = _allow(settings)
         return [
             Candidate(Step(name, there, route, self._cache(name, settings)), allow)
@@ -216,17 +217,18 @@ class RouteTable:
         caller: Caller,
         winner: Route | None,
     ) -> Decision:
-        steps = []
+        steps: dict[tuple[str, Repository], Step] = {}
         refusal: Refusal | None = None
         for candidate in candidates:
             problem = self._objection(candidate, repository, action, caller)
             if problem is None:
-                steps.append(candidate.step)
+                step = candidate.step
+                steps.setdefault((step.endpoint, step.repository), step)
             else:
                 refusal = refusal or problem
         if winner is None:
             winner = candidates[0].step.route
-        return Decision(tuple(dict.fromkeys(steps)), None if steps else refusal, winner)
+        return Decision(tuple(steps.values()), None if steps else refusal, winner)
 
     def _objection(
         self, candidate: Candidate, repository: Repository, action: Action, caller: Caller
@@ -313,8 +315,10 @@ class RouteTable:
         return Decision((), plan.refusal or no_route(repository), plan.winner)
 
 
-def _once(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
+def _once(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
     """Each (endpoint, name there) once, where it comes first."""
+    if len(candidates) == 1:
+        return tuple(candidates)
     found: dict[tuple[str, Repository], Candidate] = {}
     for candidate in candidates:
         found.setdefault((candidate.step.endpoint, candidate.step.repository), candidate)

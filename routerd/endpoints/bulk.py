@@ -28,7 +28,11 @@ class BulkReader(asyncio.BufferedProtocol):
         self.remaining = length
         self._transport = transport
         self._former = transport.get_protocol()
+        self._loop = asyncio.get_running_loop()
         self._stall = stall
+        self._waiting_since: float | None = None  # loop time; while a read waits for bytes
+        # One alarm now and then, instead of a deadline for each of thousands of reads.
+        self._alarm = None if stall is None else self._loop.call_later(stall, self._listen, stall)
         self._buffer = memoryview(bytearray(min(BUFFER, length)))
         self._filled = 0
         self._changed = asyncio.Event()
@@ -39,6 +43,8 @@ class BulkReader(asyncio.BufferedProtocol):
 
     def give_back(self) -> None:
         """Let the former protocol have the connection again."""
+        if self._alarm is not None:
+            self._alarm.cancel()
         self._transport.set_protocol(self._former)
 
     async def read(self) -> bytes:
@@ -48,8 +54,9 @@ class BulkReader(asyncio.BufferedProtocol):
         """
         if self.remaining and not self._filled and not self._closed:
             self._changed.clear()
-            async with asyncio.timeout(self._stall):
-                await self._changed.wait()
+            self._waiting_since = self._loop.time()
+            await self._changed.wait()
+            self._waiting_since = None
         if not self._filled and self._error is not None:
             raise self._error
         was_full = self._is_full
@@ -71,6 +78,17 @@ class BulkReader(asyncio.BufferedProtocol):
         if self._is_full:
             self._transport.pause_reading()
         self._changed.set()
+
+    def _listen(self, stall: float) -> None:
+        """Find out whether a read has waited for too long; else look again when it would have."""
+        waited = 0.0
+        if self._waiting_since is not None:
+            waited = self._loop.time() - self._waiting_since
+        if waited >= stall:
+            self._closed, self._error = True, TimeoutError()
+            self._changed.set()
+        else:
+            self._alarm = self._loop.call_later(stall - waited, self._listen, stall)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, which the former protocol has to know as well."""

@@ -6,7 +6,6 @@ own answering: that is Quart's and `v2.py`'s.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("routerd.access")
 
-# A client that takes nothing of a chunk for so long is gone without a word, or may as well be. Longer
-# than the silence of a sender: who unpacks a layer while it downloads it may well stop to think.
-SEND_SECONDS = 600.0
 CLIENT_CLOSED = 499  # nginx's status for a client that left before its answer began; only logged
 
 
@@ -59,8 +55,6 @@ class RegistryRequest(Request):
 class RegistryConnection(ASGIHTTPConnection):
     """Quart's handling of one ASGI request, with back-pressure and a log line at the end."""
 
-    send_seconds = SEND_SECONDS
-
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         started = time.perf_counter()
         record = RequestRecord()
@@ -74,12 +68,7 @@ class RegistryConnection(ASGIHTTPConnection):
                 if not message.get("more_body", False):
                     # Closing with unread bytes resets the connection under the answer.
                     await self._body.drain()
-            try:
-                async with asyncio.timeout(self.send_seconds):
-                    await send(message)
-            except TimeoutError as error:
-                why = f"the client took nothing for {self.send_seconds:g} s"
-                raise ClientDisconnected(why) from error
+            await send(message)
 
         try:
             await super().__call__(receive, counted)

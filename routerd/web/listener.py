@@ -29,6 +29,9 @@ KEEP_ALIVE_SECONDS = 120  # above Go's 90 s idle pools, so that never we close w
 KEEP_ALIVE_REQUESTS = 1_000_000  # a connection; Hypercorn's 1,000 only costs clients reconnects
 HEADER_LIMIT = 64 * 1024  # bytes of request line and headers; registry tokens are long
 BACKLOG = 2048  # connections; a cluster that starts pulling arrives all at once
+# A client that takes nothing for so long is gone without a word, or may as well be. Longer than the
+# silence of a sender: who unpacks a layer while it downloads it may well stop to think.
+TAKES_NOTHING_SECONDS = 600.0
 CUT_SECONDS = 1.0  # for connections to end once they are cancelled
 
 log = logging.getLogger("routerd.listener")
@@ -109,7 +112,10 @@ class _Connection(TCPServer):
     async def run(self) -> None:
         """Serve the requests of the connection, one after the other."""
         connection = self.writer.get_extra_info("socket")
+        # The kernel's clock (tcp(7), closed windows included) costs nothing a chunk.
+        patience = int(TAKES_NOTHING_SECONDS * 1000)
         try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
             client = parse_socket_addr(connection.family, connection.getpeername())
             server = parse_socket_addr(connection.family, connection.getsockname())
             async with TaskGroup(self.loop) as task_group:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-
-from cachetools import LRUCache
+from functools import lru_cache
 
 from routerd.oci.errors import Code
 from routerd.oci.reference import Namespace, Reference, Repository, Tag
@@ -57,8 +56,9 @@ class RouteTable:
         self._wild_namespaces: list[Pattern] = []
         for route in self.routes:
             self._add(route)
-        self._routes: LRUCache[Repository, RepositoryRoutes] = LRUCache(PLANS_IN_MEMORY)
-        self._plans: LRUCache[tuple[Repository, Tag | None], Plan] = LRUCache(PLANS_IN_MEMORY)
+        # The standard library's cache, in C: a look-up in one of Python's costs as much as a match.
+        self._of = lru_cache(PLANS_IN_MEMORY)(self._find_routes)
+        self._planned = lru_cache(PLANS_IN_MEMORY)(self._make_plan)
 
     def _add(self, route: Route) -> None:
         pattern = route.pattern
@@ -115,11 +115,8 @@ class RouteTable:
         """Of the routes of a repository those for the tag, or for any digest (None), in order."""
         return self._of(repository).taking(tag)
 
-    def _of(self, repository: Repository) -> RepositoryRoutes:
-        routes = self._routes.get(repository)
-        if routes is None:
-            routes = self._routes[repository] = RepositoryRoutes(self.matching(repository))
-        return routes
+    def _find_routes(self, repository: Repository) -> RepositoryRoutes:
+        return RepositoryRoutes(self.matching(repository))
 
     def matching(self, repository: Repository) -> Sequence[Route]:
         """Every route that matches some reference of the repository, in no order."""
@@ -144,10 +141,7 @@ class RouteTable:
 
     def plan(self, repository: Repository, tag: Tag | None) -> Plan:
         """What a pull of the tag, or of any digest (None), may ask, whoever the caller is."""
-        plan = self._plans.get((repository, tag))
-        if plan is None:
-            plan = self._plans[repository, tag] = self._make_plan(repository, tag)
-        return plan
+        return self._planned(repository, tag)
 
     def _make_plan(self, repository: Repository, tag: Tag | None) -> Plan:
         of_repository = self._of(repository)

@@ -12,7 +12,8 @@ from typing import Any
 from routerd.config.context import Context
 from routerd.config.document import KeyPath
 from routerd.config.durations import format_duration, parse_duration
-from routerd.routing.pattern import BadPattern, TagGlobs
+from routerd.routing.grammar import BadPattern
+from routerd.routing.pattern import TagGlobs
 from routerd.routing.policy import CachePolicy, CacheSettings, Setting
 
 

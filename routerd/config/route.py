@@ -18,7 +18,8 @@ from routerd.config.settings import ServerSettings
 from routerd.oci.reference import Namespace
 from routerd.routing.decision import Destination, EndpointRule, Route
 from routerd.routing.globs import is_literal
-from routerd.routing.pattern import BadPattern, Pattern
+from routerd.routing.grammar import BadPattern
+from routerd.routing.pattern import Pattern
 from routerd.routing.policy import (
     ANONYMOUS,
     LOOPBACK,

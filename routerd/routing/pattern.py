@@ -1,7 +1,8 @@
 """What a pattern of the policy matches, and how specific it is.
 
-Owns the grammar of config-language.md 2 (`[NAMESPACE/]REPOSITORY[:TAG]`) and is the only importer
-of fnmatch2. Does not own which route wins among several (`table.py`).
+Owns the form of config-language.md 2 (`[NAMESPACE/]REPOSITORY[:TAG]`) and is the only importer of
+fnmatch2. Does not own the letters of its parts (`grammar.py`) or which route wins among several
+(`table.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from typing import NamedTuple
 
 from fnmatch2 import fnmatchcase2
 
-from routerd.oci.errors import RegistryError
 from routerd.oci.reference import (
     DOCKER_HUB,
     Namespace,
@@ -21,9 +21,15 @@ from routerd.oci.reference import (
     Repository,
     Tag,
     looks_like_namespace,
-    parse_namespace,
 )
 from routerd.routing import globs, languages
+from routerd.routing.grammar import (
+    BadPattern,
+    check_segment,
+    check_tag,
+    parse_namespace_glob,
+    split_tag,
+)
 
 EVERYTHING = "*"  # the key that alone means: every name in every namespace
 _WHOLE_RUN = globs.WHOLE_RUN
@@ -31,20 +37,7 @@ _WHOLE_RUN = globs.WHOLE_RUN
 # Schema").
 _REFERRERS_TAG = "sha256-"
 
-_CLASS = r"\[!?[A-Za-z0-9._-]+\]"
-_SEGMENT = re.compile(rf"(?:[a-z0-9._*?-]|{_CLASS})+", re.ASCII)
-_TAG = re.compile(rf"(?:[A-Za-z0-9._*?-]|{_CLASS})+", re.ASCII)
-_NAMESPACE = re.compile(rf"(?:[a-z0-9.:*?-]|{_CLASS})+", re.ASCII)
 _WILD = re.compile(r"[*?\[]")
-_RANGE = re.compile(r"([A-Za-z0-9._])-([A-Za-z0-9._])", re.ASCII)
-
-
-class BadPattern(ValueError):
-    """A pattern outside the grammar. `hint` is what was probably meant, where that is clear."""
-
-    def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.hint = hint
 
 
 class Specificity(NamedTuple):
@@ -81,15 +74,15 @@ class Pattern:
             raise BadPattern("'{' and '}' mean nothing in a pattern; write one route for each")
         head, slash, rest = text.partition("/")
         if slash and looks_like_namespace(head):
-            namespace, name = _parse_namespace(head), rest
+            namespace, name = parse_namespace_glob(head), rest
         else:
             namespace, name = str(default_namespace), text
-        name, tag = _split_tag(name, text)
+        name, tag = split_tag(name, text)
         if not name:
             raise BadPattern("there is no repository in this pattern", f"{head.rstrip(':')}/**")
         segments = tuple(name.split("/"))
         for segment in segments:
-            _check_segment(segment)
+            check_segment(segment)
         if segments.count(_WHOLE_RUN) > 1:
             raise BadPattern("a pattern has at most one '**'")
         # A class of one character is that character, so "literal" has one meaning from here on.
@@ -252,9 +245,7 @@ class TagGlobs:
         """Raises BadPattern."""
         found = tuple(texts)
         for text in found:
-            if not _TAG.fullmatch(text):
-                raise BadPattern(f"'{text}' is not a tag with wildcards")
-            _check_classes(text)
+            check_tag(text)
         return cls(found)
 
     def match(self, tag: Tag) -> bool:
@@ -288,61 +279,3 @@ def _match_equal(name: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
         if one != glob and (globs.is_literal(glob) or not fnmatchcase2(one, glob)):
             return False
     return True
-
-
-def _parse_namespace(text: str) -> str:
-    lowered = text.lower()
-    if _NAMESPACE.fullmatch(lowered):
-        _check_classes(lowered)
-        lowered = globs.normalised(lowered)
-    if globs.is_literal(lowered):
-        try:
-            return parse_namespace(lowered)
-        except RegistryError as error:
-            raise BadPattern(error.message) from error
-    if _WHOLE_RUN in lowered:
-        raise BadPattern("'**' is a run of segments; a registry name has '*'")
-    if not _NAMESPACE.fullmatch(lowered):
-        raise BadPattern(f"'{text}' is not a registry name with wildcards")
-    return lowered.removesuffix(":443")
-
-
-def _split_tag(name: str, text: str) -> tuple[str, str | None]:
-    slash = name.rfind("/")
-    name_end = name.find(":", slash + 1)
-    if name_end < 0:
-        return name, None
-    name, tag = name[:name_end], name[name_end + 1 :]
-    if not tag:
-        hint = f"{name}/**" if looks_like_namespace(name) and "/" not in name else name
-        raise BadPattern("there is no tag after the ':'", hint)
-    if _WHOLE_RUN in tag:
-        raise BadPattern(
-            "'**' is a run of segments; a tag has '*'",
-            f"{text.removesuffix(tag)}{re.sub(r'[*]+', '*', tag)}",
-        )
-    if not _TAG.fullmatch(tag):
-        raise BadPattern(f"':{tag}' is not a tag with wildcards")
-    _check_classes(tag)
-    return name, tag
-
-
-def _check_segment(segment: str) -> None:
-    if not segment:
-        raise BadPattern("a pattern has no empty segment")
-    if segment == _WHOLE_RUN:
-        return
-    if "**" in segment:
-        raise BadPattern(f"'**' is a whole segment; '{segment}' is not")
-    if segment != segment.lower() and _SEGMENT.fullmatch(segment.lower()):
-        raise BadPattern("repository names are lower case", segment.lower())
-    if not _SEGMENT.fullmatch(segment):
-        raise BadPattern(f"'{segment}' is not a part of a name with wildcards")
-    _check_classes(segment)
-
-
-def _check_classes(text: str) -> None:
-    for group in re.findall(_CLASS, text):
-        for first, last in _RANGE.findall(group):
-            if first > last:
-                raise BadPattern(f"'{group}' has a range that ends before it starts")

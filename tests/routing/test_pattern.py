@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from routerd.oci.reference import DOCKER_HUB, Digest, Namespace, Reference, Repository, Tag
 from routerd.routing import automaton, languages
-from routerd.routing.pattern import BadPattern, Pattern
+from routerd.routing.grammar import BadPattern
+from routerd.routing.pattern import Pattern
 
 DIGEST = "sha256:" + "0" * 64
 

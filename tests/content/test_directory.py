@@ -23,34 +23,8 @@ from routerd.content.links import LinkKind, Scope
 from routerd.oci.errors import RegistryError
 from routerd.oci.manifest import OCI_MANIFEST, Manifest
 from routerd.oci.reference import Digest, Tag
+from stored import DATA, HERE, THERE, content, put, stream
 from upstream import image
-
-HERE = Scope("local", "docker.io/team/app")
-THERE = Scope("local", "docker.io/other/app")
-DATA = b"some content " * 1000
-
-
-async def stream(*chunks: bytes) -> AsyncIterator[bytes]:
-    for chunk in chunks:
-        yield chunk
-
-
-async def put(store: DirectoryStore, data: bytes, scope: Scope = HERE) -> Digest:
-    upload = await store.start_upload(scope)
-    await upload.append(stream(data))
-    digest = Digest.of(data)
-    await upload.commit(digest, "tester")
-    return digest
-
-
-async def content(store: DirectoryStore, digest: Digest, scope: Scope = HERE) -> bytes | None:
-    handle = await store.open(scope, digest)
-    if handle is None:
-        return None
-    try:
-        return b"".join([chunk async for chunk in handle.read(0, None)])
-    finally:
-        await handle.aclose()
 
 
 def files(store_path: Path, folder: str) -> list[Path]:

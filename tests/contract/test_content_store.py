@@ -10,16 +10,13 @@ import pytest
 
 from memory_store import MemoryStore
 from routerd.content.directory import DirectoryStore
-from routerd.content.links import LinkKind, Scope
+from routerd.content.links import LinkKind
 from routerd.content.store import ContentStore
 from routerd.oci.errors import RegistryError
 from routerd.oci.manifest import OCI_MANIFEST, Manifest
 from routerd.oci.reference import Digest, Tag
+from stored import DATA, HERE, THERE, content, put, stream
 from upstream import digest_of, image
-
-HERE = Scope("local", "docker.io/team/app")
-THERE = Scope("local", "docker.io/other/app")
-DATA = b"some content " * 1000
 
 
 @pytest.fixture(params=["directory", "memory"])
@@ -32,29 +29,6 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     await opened.start()
     yield opened
     await opened.aclose()
-
-
-async def stream(*chunks: bytes) -> AsyncIterator[bytes]:
-    for chunk in chunks:
-        yield chunk
-
-
-async def put(store: ContentStore, data: bytes, scope: Scope = HERE) -> Digest:
-    upload = await store.start_upload(scope)
-    await upload.append(stream(data))
-    digest = Digest.of(data)
-    await upload.commit(digest, "tester")
-    return digest
-
-
-async def content(store: ContentStore, digest: Digest, scope: Scope = HERE) -> bytes | None:
-    handle = await store.open(scope, digest)
-    if handle is None:
-        return None
-    try:
-        return b"".join([chunk async for chunk in handle.read(0, None)])
-    finally:
-        await handle.aclose()
 
 
 async def test_an_ingest_is_seen_after_its_commit_and_not_before(store: ContentStore) -> None:

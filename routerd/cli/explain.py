@@ -80,7 +80,7 @@ def lines(policy: Policy, explanation: Explanation) -> Iterator[str]:
         for field in fields(cache):
             setting = getattr(cache, field.name)
             if setting.origin.line and field.name not in ("ttl", "stale_if_error"):
-                yield _row("cache", f"{field.name} {_setting(policy, setting)}")
+                yield _row("cache", _setting(policy, setting, f"{field.name} "))
     yield _row("push", _push(explanation))
     yield "  routes, narrowest first"
     for number, row in enumerate(explanation.rows, start=1):
@@ -129,10 +129,10 @@ def _refusal(refusal: Refusal) -> str:
     return f"{DEFAULTS[refusal.code][0]} {refusal.code}: {refusal.message}"
 
 
-def _setting(policy: Policy, setting: Setting[Any]) -> str:
+def _setting(policy: Policy, setting: Setting[Any], name: str = "") -> str:
     value = shown_value(setting.value)
-    text = ", ".join(value) if isinstance(value, list) else value
-    return f"{text:<12} {_said_by(policy, setting.origin)}"
+    text = name + (", ".join(value) if isinstance(value, list) else value)
+    return f"{text:<{28 if name else 12}} {_said_by(policy, setting.origin)}"
 
 
 def _said_by(policy: Policy, origin: Origin) -> str:

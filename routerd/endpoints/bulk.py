@@ -4,8 +4,7 @@ Owns reading a known number of bytes from a connection whose head another protoc
 giving it back. Does not own what the bytes are or who asked for them (`transport.py`).
 
 A parser is handed copies of 256 KiB and makes copies of those. Here the system call writes into one
-buffer, and each byte is copied once: a third less work for the event loop of a cold blob
-(docs/performance.md).
+buffer, and each byte is copied once, which is less work for the event loop (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -82,7 +81,7 @@ class BulkReader(asyncio.BufferedProtocol):
     def _listen(self, stall: float) -> None:
         """Find out whether a read has waited for too long; else look again when it would have."""
         waited = 0.0
-        if self._waiting_since is not None:
+        if self._waiting_since is not None and not self._filled:
             waited = self._loop.time() - self._waiting_since
         if waited >= stall:
             self._closed, self._error = True, TimeoutError()

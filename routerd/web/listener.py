@@ -104,7 +104,7 @@ class _Connection(TCPServer):
     """Hypercorn's connection, over when the client has left, and never anything but HTTP/1.1.
 
     That it is idle is a timer instead of Hypercorn's task, of which each request would make one and
-    cancel it: a tenth of the time of a small answer.
+    cancel it (docs/performance.md, "Small answers").
     """
 
     _idle: asyncio.TimerHandle | None = None  # until a request comes, or KEEP_ALIVE_SECONDS

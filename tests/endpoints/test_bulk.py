@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from routerd.endpoints.addresses import Addresses
-from routerd.endpoints.bulk import BUFFER
+from routerd.endpoints.bulk import BUFFER, BulkReader
 from routerd.endpoints.transport import BULK_BYTES, Transport
 from upstream import Script, Upstream, upstream
 
@@ -181,3 +181,21 @@ async def test_over_tls_as_well(tmp_path: Path) -> None:
             assert len(hub.connections) == 1
             with pytest.raises(httpx.RequestError):
                 await body_of(http, f"{url}/cut", [])
+
+
+async def test_bytes_that_wait_for_a_late_reader_are_no_silence(hub: Upstream) -> None:
+    """The alarm may ring after bytes came in and before who waits for them has had its turn."""
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_connection(asyncio.Protocol, "127.0.0.1", hub.port)
+    reader = BulkReader(transport, 10, STALL_SECONDS)
+    reading = asyncio.ensure_future(reader.read())
+    await asyncio.sleep(0)
+    reader.get_buffer(-1)[:3] = b"abc"
+    reader.buffer_updated(3)
+    assert reader._waiting_since is not None
+    reader._waiting_since -= 2 * STALL_SECONDS
+    reader._listen(STALL_SECONDS)
+    assert await reading == b"abc"
+    assert not reader._closed
+    reader.give_back()
+    transport.close()

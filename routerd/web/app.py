@@ -1,4 +1,4 @@
-"""The Quart application: its settings, its one route, and the one place that renders errors.
+"""The Quart application: its settings, its one view, and the one place that renders errors.
 
 Owns turning any failure into an answer of the registry API. Does not own what a call means
 (`v2.py`) or how it is served (`server.py`).
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 import structlog
-from quart import Quart, Response, request
-from werkzeug.exceptions import HTTPException
+from quart import Quart, Request, Response
+from quart.typing import ResponseTypes
 
 from routerd.oci.errors import Code, RegistryError
 from routerd.proxy.service import Service
@@ -21,8 +21,6 @@ from routerd.web.health import Health
 from routerd.web.v2 import RegistryApi
 
 log = structlog.get_logger("routerd.web")
-
-METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 View = Callable[[RegistryRequest], Awaitable[Response]]
 
@@ -36,7 +34,7 @@ def create_app(service: Service, health: Health) -> Quart:
             return answer
         return await api.answer(call)
 
-    return _application(view)
+    return _Application(view)
 
 
 def create_admin_app(health: Health) -> Quart:
@@ -49,55 +47,44 @@ def create_admin_app(health: Health) -> Quart:
             Code.UNSUPPORTED, "the admin listener answers /healthz and /readyz", status=404
         )
 
-    return _application(view)
+    return _Application(view)
 
 
-def _application(view: View) -> Quart:
-    app = Quart("routerd", static_folder=None)
-    app.asgi_http_class = RegistryConnection
-    app.request_class = RegistryRequest
-    # Quart's own limits cover a whole transfer (stack.md); `body.py` and `connection.py` bound silence.
-    app.config["RESPONSE_TIMEOUT"] = None
-    app.config["BODY_TIMEOUT"] = None
-    app.config["MAX_CONTENT_LENGTH"] = None
-    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
-    # A registry's paths are read from the raw path, from the right: no redirects, no rewriting.
-    app.url_map.merge_slashes = False
-    app.url_map.strict_slashes = False
-    app.url_map.redirect_defaults = False
+class _Application(Quart):
+    """Quart without its dispatch: one view answers every method and path, read from the raw path.
 
-    async def handle(path: str = "") -> Response:
-        return await view(request._get_current_object())  # type: ignore[attr-defined]
+    Its URL map, contexts and signals would cost each small answer a tenth of its time, and nothing
+    here asks for them (docs/performance.md, "Small answers").
+    """
 
-    app.add_url_rule("/", "root", handle, methods=METHODS)
-    app.add_url_rule("/<path:path>", "any", handle, methods=METHODS)
-    app.register_error_handler(RegistryError, _on_registry_error)
-    app.register_error_handler(HTTPException, _on_http_exception)
-    app.register_error_handler(ClientDisconnected, _on_disconnect)
-    app.register_error_handler(Exception, _on_failure)
-    return app
+    asgi_http_class = RegistryConnection
+    request_class = RegistryRequest
+
+    def __init__(self, view: View) -> None:
+        super().__init__("routerd", static_folder=None)
+        self._view = view
+        # Quart's own limits cover a whole transfer (stack.md); `body.py` and `connection.py` bound
+        # silence.
+        self.config["RESPONSE_TIMEOUT"] = None
+        self.config["BODY_TIMEOUT"] = None
+        self.config["MAX_CONTENT_LENGTH"] = None
+
+    async def handle_request(self, request: Request) -> ResponseTypes:
+        """The answer to one request, whatever goes wrong."""
+        assert isinstance(request, RegistryRequest)
+        try:
+            return await self._view(request)
+        except RegistryError as problem:
+            return _error(request, problem)
+        except ClientDisconnected as problem:
+            return _error(request, RegistryError(Code.BLOB_UPLOAD_INVALID, str(problem)))
+        except Exception as problem:
+            log.error("request failed", path=request.path, exc_info=problem)
+            return _error(
+                request, RegistryError(Code.UNKNOWN, "routerd failed to answer; its log says why")
+            )
 
 
-async def _on_registry_error(problem: RegistryError) -> Response:
-    request.record.error = problem.message  # type: ignore[attr-defined]
+def _error(request: RegistryRequest, problem: RegistryError) -> Response:
+    request.record.error = problem.message
     return responses.error(problem, head=request.method == "HEAD")
-
-
-async def _on_http_exception(problem: HTTPException) -> Response:
-    # Only Quart itself raises these: a method or a path that no route of it has.
-    return await _on_registry_error(
-        RegistryError(
-            Code.UNSUPPORTED, f"{problem.code} {problem.name}", status=problem.code or 400
-        )
-    )
-
-
-async def _on_disconnect(problem: ClientDisconnected) -> Response:
-    return await _on_registry_error(RegistryError(Code.BLOB_UPLOAD_INVALID, str(problem)))
-
-
-async def _on_failure(problem: Exception) -> Response:
-    log.error("request failed", path=request.path, exc_info=problem)
-    return await _on_registry_error(
-        RegistryError(Code.UNKNOWN, "routerd failed to answer; its log says why")
-    )

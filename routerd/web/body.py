@@ -45,6 +45,11 @@ class BoundedBody:
         self._writable.set()
         self._read_out = asyncio.Event()
 
+    def end(self) -> None:
+        """Nothing more comes, and nothing did where this is the first that is heard."""
+        self._ended = True
+        self._readable.set()
+
     async def put(self, data: bytes, more: bool) -> None:
         """Take what came in; waits while the queue is full. `more` is False with the last bytes."""
         if data:

@@ -6,19 +6,23 @@ own answering: that is Quart's and `v2.py`'s.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from quart import Request
+from quart import Request, Response
 from quart.asgi import ASGIHTTPConnection
+from quart.utils import encode_headers
+from quart.wrappers.response import DataBody
 
 from routerd.oci.errors import RegistryError, printable
 from routerd.web.body import BoundedBody, ClientDisconnected
 
 if TYPE_CHECKING:
     from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
+    from quart.typing import ResponseTypes
 
 log = structlog.get_logger("routerd.access")
 
@@ -53,12 +57,21 @@ class RegistryRequest(Request):
 
 
 class RegistryConnection(ASGIHTTPConnection):
-    """Quart's handling of one ASGI request, with back-pressure and a log line at the end."""
+    """Quart's handling of one ASGI request, with back-pressure and a log line at the end.
+
+    What comes in has a task of its own, the answer has none: it is made in the task that Hypercorn
+    made for the request.
+    """
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         started = time.perf_counter()
         record = RequestRecord()
         self.scope["state"]["record"] = record
+        request = self._create_request_from_scope(send)
+        assert isinstance(request, RegistryRequest)
+        body = request.body
+        if not _has_body(request):
+            body.end()  # so that an answer need not wait to be told so
 
         async def counted(message: ASGISendEvent) -> None:
             if message["type"] == "http.response.start":
@@ -67,22 +80,57 @@ class RegistryConnection(ASGIHTTPConnection):
                 record.bytes += len(message.get("body", b""))
                 if not message.get("more_body", False):
                     # Closing with unread bytes resets the connection under the answer.
-                    await self._body.drain()
+                    await body.drain()
             await send(message)
 
         try:
-            await super().__call__(receive, counted)
+            await self._answer(request, receive, counted)
         except (RegistryError, ClientDisconnected) as error:
             # The headers are out: returning without an end of the body closes the connection short.
             record.error = str(error)
         finally:
             self._log(record, time.perf_counter() - started)
 
-    def _create_request_from_scope(self, send: ASGISendCallable) -> Request:
-        request = super()._create_request_from_scope(send)
-        assert isinstance(request, RegistryRequest)
-        self._body = request.body
-        return request
+    async def _answer(
+        self, request: RegistryRequest, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        """Answer, until that is done or the client has gone."""
+        answering = asyncio.current_task()
+        assert answering is not None
+        gone = False
+
+        async def listen() -> None:
+            nonlocal gone
+            await self.handle_messages(request, receive)
+            gone = True
+            answering.cancel()
+
+        listening = asyncio.ensure_future(listen())
+        try:
+            await self.handle_request(request, send)
+        except asyncio.CancelledError:
+            # As asyncio.timeout does it: somebody else may have cancelled as well.
+            if not gone or answering.uncancel() > 0:
+                raise
+        finally:
+            listening.cancel()
+
+    async def _send_response(self, send: ASGISendCallable, response: ResponseTypes) -> None:
+        """As Quart does it, but with the end of the body in the same message as the body."""
+        assert isinstance(response, Response)
+        headers = encode_headers(response.headers)
+        await send(
+            {"type": "http.response.start", "status": response.status_code, "headers": headers}
+        )
+        body = response.response
+        last = b""
+        if isinstance(body, DataBody):
+            last = body.data
+        else:
+            async with body as chunks:
+                async for chunk in chunks:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": last, "more_body": False})
 
     async def handle_messages(self, request: Request, receive: ASGIReceiveCallable) -> None:
         """Feed the body as fast as it is read, until the client has gone."""
@@ -110,3 +158,8 @@ class RegistryConnection(ASGIHTTPConnection):
             ms=round(seconds * 1000, 1),
             **({"error": record.error} if record.error else {}),
         )
+
+
+def _has_body(request: Request) -> bool:
+    """Whether anything may follow the head (RFC 9112 6.3)."""
+    return "Content-Length" in request.headers or "Transfer-Encoding" in request.headers

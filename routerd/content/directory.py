@@ -31,13 +31,12 @@ from routerd.content.index import Index
 from routerd.content.ingest import FileIngest
 from routerd.content.links import LinkKind, Scope, TagEntry
 from routerd.content.schema import NewerIndex
-from routerd.content.store import CHUNK
 from routerd.content.uploads import IngestUpload, UploadTable
 from routerd.oci.errors import RegistryError
 from routerd.oci.manifest import Manifest
 from routerd.oci.reference import Digest, Tag
 from routerd.runtime.blocking import finish_blocking, run_blocking
-from routerd.runtime.files import make_directory, publish, read_range, sync_directory
+from routerd.runtime.files import FilePart, as_bytes, make_directory, publish, sync_directory
 
 log = logging.getLogger("routerd.content")
 
@@ -124,7 +123,7 @@ class DirectoryStore:
         if handle is None or link is None:
             return None
         try:
-            body = b"".join([chunk async for chunk in handle.read(0, None)])
+            body = b"".join([chunk async for chunk in as_bytes(handle.read(0, None))])
         finally:
             await handle.aclose()
         try:
@@ -228,10 +227,11 @@ class FileHandle:
         self.size = size
         self._file = os.fdopen(fd, "rb", buffering=0)
 
-    def read(self, start: int, stop: int | None) -> AsyncIterator[bytes]:
-        """The bytes of [start, stop), in chunks; `stop` None is the end."""
+    async def read(self, start: int, stop: int | None) -> AsyncIterator[FilePart]:
+        """The bytes of [start, stop); `stop` None is the end."""
         end = self.size if stop is None else min(stop, self.size)
-        return read_range(self._file.fileno(), start, end, CHUNK)
+        if start < end:
+            yield FilePart(self._file.fileno(), start, end)
 
     async def aclose(self) -> None:
         """Done with it."""

@@ -21,14 +21,11 @@ from routerd.content.store import ContentStore, Ingest
 from routerd.oci.errors import Code, RegistryError
 from routerd.oci.reference import Digest
 from routerd.runtime.blocking import run_blocking
+from routerd.runtime.files import Part, as_bytes
 
 log = logging.getLogger("routerd.fetch")
 
 RESUMES_LIMIT = 3  # times in a row that a broken download is resumed without any progress
-# Readers are told of so many new bytes at once, or of fewer after so long: each wake-up of each of
-# them has a fixed cost (docs/design/architecture.md, "One download, many readers").
-BATCH = 512 * 1024  # bytes
-BATCH_SECONDS = 0.002
 HELD_BACK = 1  # bytes; what a reader lacks until the digest is right makes its blob incomplete
 
 
@@ -45,7 +42,7 @@ class Source(Protocol):
         """The offset of the first byte."""
         ...
 
-    def chunks(self) -> AsyncIterator[bytes]:
+    def chunks(self) -> AsyncIterator[Part]:
         """The bytes in order. Raises RegistryError when they end early."""
         ...
 
@@ -80,8 +77,6 @@ class Fetch:
         self._spool: Spool | None = None
         self._verified = False
         self._error: RegistryError | None = None
-        self._published = 0  # bytes that readers were told of
-        self._publishing: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
         self._readers = 0  # who joined and did not leave yet
         self._ended = False
@@ -98,12 +93,12 @@ class Fetch:
 
     async def started(self) -> None:
         """Wait for the first bytes. Raises what the download failed with before them."""
-        while self._published == 0 and not self._verified:
+        while self._written == 0 and not self._verified:
             if self._error is not None:
                 raise self._error
             await self._changed.wait()
 
-    async def read(self, start: int, stop: int | None) -> AsyncIterator[bytes]:
+    async def read(self, start: int, stop: int | None) -> AsyncIterator[Part]:
         """The bytes of [start, stop), as they come in; `stop` None is the end.
 
         The last bytes come once the digest is right. Raises what the download failed with.
@@ -111,10 +106,10 @@ class Fetch:
         while True:
             end = self._ready if stop is None else min(self._ready, stop)
             if start < end:
-                assert self._spool is not None  # it holds the bytes up to `position`
-                async for chunk in self._spool.read(start, end):
-                    start += len(chunk)
-                    yield chunk
+                assert self._ingest is not None  # it has the bytes up to `_written`
+                async for part in self._ingest.read(start, end):
+                    start += len(part)
+                    yield part
             elif self._verified or (stop is not None and start >= stop):
                 return
             elif self._error is not None:
@@ -126,10 +121,15 @@ class Fetch:
     def _ready(self) -> int:
         """Bytes that readers may have: with a known size, only the last ones are held back."""
         if self._verified:
-            return self._published
+            return self._written
         if self.size is None:
-            return self._published - HELD_BACK
-        return min(self._published, self.size - HELD_BACK)
+            return self._written - HELD_BACK
+        return min(self._written, self.size - HELD_BACK)
+
+    @property
+    def _written(self) -> int:
+        """Bytes that can be read."""
+        return 0 if self._spool is None else self._spool.written
 
     async def leave(self) -> None:
         """One who joined has read what it wanted, or does not want it any more."""
@@ -149,7 +149,7 @@ class Fetch:
         """Download, verify, keep. The outcome is on the Fetch, for every reader alike."""
         try:
             self._ingest = await self._store.ingest()
-            self._spool = Spool(self._ingest)
+            self._spool = Spool(self._ingest, self._announce)
             await self._download(self._spool)
             await self._spool.flush()
             await self._verify(self._ingest)
@@ -200,14 +200,13 @@ class Fetch:
         skip = spool.received - source.start  # of an upstream that does not resume
         if skip < 0:
             raise WrongContent(f"upstream starts at {source.start}, not at {spool.received}")
-        async for chunk in source.chunks():
+        async for chunk in as_bytes(source.chunks()):
             if skip > 0:
                 chunk, skip = chunk[skip:], max(0, skip - len(chunk))
             if self.size is not None and spool.received + len(chunk) > self.size:
                 raise WrongContent(f"upstream sends more than the {self.size} bytes it said")
             if chunk:
                 await spool.add(chunk)
-                self._received_more()
         if self.size is not None and spool.received != self.size:
             raise WrongContent(f"upstream sent {spool.received} bytes where it said {self.size}")
 
@@ -215,19 +214,8 @@ class Fetch:
         if not await run_blocking(ingest.matches, self.digest):
             raise WrongContent(f"upstream sent content that is not {self.digest}")
 
-    def _received_more(self) -> None:
-        """Publish a batch when it is large enough, or soon."""
-        if self._publishing is None and self.position - self._published < BATCH:
-            delay = 0.0 if self._published == 0 else BATCH_SECONDS
-            self._publishing = asyncio.get_running_loop().call_later(delay, self._announce)
-        elif self.position - self._published >= BATCH:
-            self._announce()
-
     def _announce(self) -> None:
-        if self._publishing is not None:
-            self._publishing.cancel()
-            self._publishing = None
-        self._published = self.position
+        """Wake the readers: there is more, or an end."""
         self._changed.set()
         self._changed = asyncio.Event()
 

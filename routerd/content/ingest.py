@@ -14,11 +14,10 @@ from pathlib import Path
 from routerd.content.errors import StoreFull
 from routerd.content.index import Index
 from routerd.content.links import Scope
-from routerd.content.store import CHUNK
 from routerd.oci.errors import Code, RegistryError
 from routerd.oci.reference import Digest
 from routerd.runtime.blocking import finish_blocking, run_blocking
-from routerd.runtime.files import FULL, publish, read_range, write_all
+from routerd.runtime.files import FULL, FilePart, publish, write_all
 
 _REHASH_CHUNK = 1024 * 1024  # bytes
 
@@ -56,9 +55,9 @@ class FileIngest:
             self._hasher.update(chunk)
         self.offset += sum(map(len, chunks))
 
-    def read(self, start: int, stop: int) -> AsyncIterator[bytes]:
+    async def read(self, start: int, stop: int) -> AsyncIterator[FilePart]:
         """Bytes that were written, also after commit; until `close`."""
-        return read_range(self._file.fileno(), start, stop, CHUNK)
+        yield FilePart(self._file.fileno(), start, stop)
 
     def matches(self, digest: Digest) -> bool:
         """Whether what was written is `digest`. Blocks for another algorithm than sha256."""

@@ -13,10 +13,7 @@ from routerd.content.index import Index
 from routerd.content.links import LinkKind, Scope
 from routerd.oci.manifest import Manifest
 from routerd.oci.reference import Digest, Tag
-
-# Bytes handed out at a time. Large enough that a chunk's fixed cost vanishes, small enough that 50
-# readers' chunks together stay within some megabytes.
-CHUNK = 256 * 1024
+from routerd.runtime.files import Part
 
 
 class BlobHandle(Protocol):
@@ -34,8 +31,8 @@ class BlobHandle(Protocol):
         """In bytes."""
         ...
 
-    def read(self, start: int, stop: int | None) -> AsyncIterator[bytes]:
-        """The bytes of [start, stop), in chunks; `stop` None is the end."""
+    def read(self, start: int, stop: int | None) -> AsyncIterator[Part]:
+        """The bytes of [start, stop), in parts; `stop` None is the end."""
         ...
 
     async def aclose(self) -> None:
@@ -55,7 +52,7 @@ class Ingest(Protocol):
         """Append and hash; blocks, so it is called on a thread. Raises StoreFull."""
         ...
 
-    def read(self, start: int, stop: int) -> AsyncIterator[bytes]:
+    def read(self, start: int, stop: int) -> AsyncIterator[Part]:
         """Bytes that were written, also after commit; until `close`."""
         ...
 

@@ -16,6 +16,7 @@ from routerd.oci.errors import Code, RegistryError
 from routerd.oci.manifest import Descriptor, Manifest
 from routerd.oci.reference import Digest, Reference, Repository, Tag
 from routerd.routing.policy import Fallback
+from routerd.runtime.files import Part
 from routerd.runtime.tasks import Tasks
 
 
@@ -91,7 +92,7 @@ class BlobStream(Protocol):
         """True: the bytes come from a content store. False: whoever reads verifies."""
         ...
 
-    def chunks(self) -> AsyncIterator[bytes]:
+    def chunks(self) -> AsyncIterator[Part]:
         """The bytes, in order. Raises EndpointError when they end early or stall."""
         ...
 

@@ -26,6 +26,7 @@ from routerd.oci.errors import Code, RegistryError
 from routerd.oci.manifest import Manifest
 from routerd.oci.reference import Digest, Reference, Repository
 from routerd.routing.policy import Fallback
+from routerd.runtime.files import Part
 
 
 class StorageEndpoint:
@@ -183,7 +184,7 @@ class StoredBlob:
         self.start = start
         self._handle = handle
 
-    def chunks(self) -> AsyncIterator[bytes]:
+    def chunks(self) -> AsyncIterator[Part]:
         """The bytes from `start` on."""
         return self._handle.read(self.start, None)
 

@@ -13,6 +13,7 @@ import structlog
 
 from routerd.content.fetch import Fetch, OpenSource
 from routerd.endpoints.base import EndpointError
+from routerd.runtime.files import Part
 
 log = structlog.get_logger("routerd.cache")
 
@@ -22,10 +23,10 @@ AHEAD_LIMIT = 4  # such ranges at once beside one download; more wait for it
 
 def reading(
     fetch: Fetch, open_source: OpenSource
-) -> Callable[[int, int | None], AsyncIterator[bytes]]:
+) -> Callable[[int, int | None], AsyncIterator[Part]]:
     """`read(start, stop)` of the download, which asks `open_source` for what is far ahead of it."""
 
-    async def read(start: int, stop: int | None) -> AsyncIterator[bytes]:
+    async def read(start: int, stop: int | None) -> AsyncIterator[Part]:
         if start - fetch.position > AHEAD_BYTES and fetch.ahead < AHEAD_LIMIT:
             fetch.ahead += 1
             try:
@@ -36,13 +37,13 @@ def reading(
                 log.warning("a range is waited for", digest=str(fetch.digest), why=error.message)
             finally:
                 fetch.ahead -= 1
-        async for chunk in fetch.read(start, stop):  # nothing, where that was all
-            yield chunk
+        async for part in fetch.read(start, stop):  # nothing, where that was all
+            yield part
 
     return read
 
 
-async def _part(open_source: OpenSource, start: int, stop: int | None) -> AsyncIterator[bytes]:
+async def _part(open_source: OpenSource, start: int, stop: int | None) -> AsyncIterator[Part]:
     async with open_source(start) as source:
         if source.start != start:
             return  # it does not know ranges

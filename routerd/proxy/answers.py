@@ -14,6 +14,7 @@ from routerd.oci.manifest import Manifest
 from routerd.oci.reference import Digest
 from routerd.routing.decision import Step
 from routerd.routing.policy import Caller
+from routerd.runtime.files import Part
 
 
 class Result(StrEnum):
@@ -55,14 +56,14 @@ class ManifestAnswer:
 class BlobAnswer:
     """A blob to send. `size` in bytes, None where upstream did not say. To be closed after use.
 
-    `read(start, stop)` yields the bytes of [start, stop); `stop` None is the end. The last bytes
+    `read(start, stop)` yields the bytes of [start, stop) in parts; `stop` None is the end. The last bytes
     come only once the whole is verified; on failure it raises and the connection must be cut short.
     """
 
     digest: Digest
     size: int | None
     source: Source
-    read: Callable[[int, int | None], AsyncIterator[bytes]]
+    read: Callable[[int, int | None], AsyncIterator[Part]]
     aclose: Callable[[], Awaitable[None]]
 
 

@@ -28,6 +28,7 @@ from routerd.proxy.freshness import lifetime_of
 from routerd.routing.decision import Step
 from routerd.routing.policy import Fallback
 from routerd.runtime.blocking import run_blocking
+from routerd.runtime.files import Part, as_bytes
 
 
 class DirectEndpoint:
@@ -77,6 +78,7 @@ class DirectEndpoint:
             stream = await stack.enter_async_context(
                 self._endpoint.blob(step.repository, digest, request.via, start)
             )
+            chunks: AsyncIterator[Part]
             if wanted is not None:
                 chunks = part_of(stream, wanted)
             elif stream.verified:
@@ -97,7 +99,7 @@ class DirectEndpoint:
         return Source(step, self._result, self._endpoint.private, ttl)
 
 
-async def begin(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def begin(chunks: AsyncIterator[Part]) -> AsyncIterator[Part]:
     """The same chunks, the first of them in hand: what fails before it fails here.
 
     containerd goes on to the next host after an error, and asks this one again after a short 200
@@ -105,7 +107,7 @@ async def begin(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """
     first = await anext(chunks, b"")
 
-    async def begun() -> AsyncIterator[bytes]:
+    async def begun() -> AsyncIterator[Part]:
         if first:
             yield first
         async for chunk in chunks:
@@ -114,7 +116,7 @@ async def begin(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     return begun()
 
 
-async def part_of(stream: BlobStream, wanted: ByteRange) -> AsyncIterator[bytes]:
+async def part_of(stream: BlobStream, wanted: ByteRange) -> AsyncIterator[Part]:
     """The wanted bytes of a stream that may begin before them."""
     position = stream.start
     async for chunk in stream.chunks():
@@ -132,7 +134,7 @@ async def verified(stream: BlobStream, digest: Digest, name: str) -> AsyncIterat
     """
     hasher = hashlib.new(digest.algorithm)
     held = b""
-    async for chunk in stream.chunks():
+    async for chunk in as_bytes(stream.chunks()):
         if held:
             yield held
         await run_blocking(hasher.update, chunk)

@@ -20,6 +20,7 @@ from routerd.proxy.pull import Pull
 from routerd.routing.decision import Decision, Step
 from routerd.routing.policy import Action
 from routerd.routing.table import RouteTable
+from routerd.runtime.files import as_bytes
 
 log = structlog.get_logger("routerd.push")
 
@@ -151,7 +152,7 @@ class Push:
             return
         session = await target.start_upload(step.repository)
         try:
-            await session.append(answer.read(0, answer.size))
+            await session.append(as_bytes(answer.read(0, answer.size)))
             await session.commit(blob.digest, request.created_by)
         except BaseException:
             await session.cancel()

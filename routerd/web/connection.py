@@ -18,7 +18,9 @@ from quart.utils import encode_headers
 from quart.wrappers.response import DataBody
 
 from routerd.oci.errors import RegistryError, printable
+from routerd.runtime.files import Part
 from routerd.web.body import BoundedBody, ClientDisconnected
+from routerd.web.zerocopy import ZEROCOPY, sent_bytes, zerocopy
 
 if TYPE_CHECKING:
     from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("routerd.access")
 
+SPAN = 1024 * 1024  # bytes of a file that are sent at a time, so that connections take turns
 CLIENT_CLOSED = 499  # nginx's status for a client that left before its answer began; only logged
 
 
@@ -76,12 +79,11 @@ class RegistryConnection(ASGIHTTPConnection):
         async def counted(message: ASGISendEvent) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-            elif message["type"] == "http.response.body":
-                record.bytes += len(message.get("body", b""))
-                if not message.get("more_body", False):
-                    # Closing with unread bytes resets the connection under the answer.
-                    await body.drain()
+            elif message["type"] == "http.response.body" and not message["more_body"]:
+                # Closing with unread bytes resets the connection under the answer.
+                await body.drain()
             await send(message)
+            record.bytes += sent_bytes(message)
 
         try:
             await self._answer(request, receive, counted)
@@ -127,10 +129,20 @@ class RegistryConnection(ASGIHTTPConnection):
         if isinstance(body, DataBody):
             last = body.data
         else:
-            async with body as chunks:
-                async for chunk in chunks:
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            async with body as parts:
+                async for part in parts:
+                    await self._send_part(send, part)
         await send({"type": "http.response.body", "body": last, "more_body": False})
+
+    async def _send_part(self, send: ASGISendCallable, part: Part) -> None:
+        if isinstance(part, bytes):
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        elif ZEROCOPY not in self.scope["extensions"]:
+            async for chunk in part.read():
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        else:
+            for start in range(0, len(part), SPAN):
+                await send(zerocopy(part[start : start + SPAN]))
 
     async def handle_messages(self, request: Request, receive: ASGIReceiveCallable) -> None:
         """Feed the body as fast as it is read, until the client has gone."""

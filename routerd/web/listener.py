@@ -1,7 +1,7 @@
 """Listening sockets served by Hypercorn's connections, HTTP/1.1 only, until told to stop.
 
-Owns Hypercorn and its settings, the connections and how they end. Does not own binding, the
-signals (`server.py`) or the application (`app.py`). Hypercorn's own loop is not used: it holds on
+Owns Hypercorn's settings, the connections and how they end. Does not own binding, the signals
+(`server.py`), the protocol (`http1.py`) or the application (`app.py`). Hypercorn's own loop is not used: it holds on
 to a connection whose client has left for `keep_alive_timeout`, takes cleartext HTTP/2, whose
 aborted bodies never end, and raises when it is cancelled in its drain (docs/design/stack.md).
 """
@@ -13,17 +13,19 @@ import logging
 import socket
 from collections.abc import Sequence
 
-from h11 import Request
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.task_group import TaskGroup
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
-from hypercorn.events import Event, Updated
-from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.events import Closed, Event, Updated
 from hypercorn.typing import ConnectionState, LifespanState
 from hypercorn.utils import parse_socket_addr
 from quart import Quart
+
+from routerd.runtime.files import FilePart
+from routerd.web.http1 import Http1, RawFile
+from routerd.web.zerocopy import FileSender, offering
 
 KEEP_ALIVE_SECONDS = 120  # above Go's 90 s idle pools, so that never we close while they send
 KEEP_ALIVE_REQUESTS = 1_000_000  # a connection; Hypercorn's 1,000 only costs clients reconnects
@@ -61,7 +63,7 @@ class _Listener:
     """The connections of one application."""
 
     def __init__(self, app: Quart) -> None:
-        self._app = ASGIWrapper(app)
+        self._app = ASGIWrapper(offering(app))
         self._config = _config()
         self._context = WorkerContext(None)
         self._connections: dict[asyncio.Task[None], _Connection] = {}
@@ -108,6 +110,7 @@ class _Connection(TCPServer):
     """
 
     _idle: asyncio.TimerHandle | None = None  # until a request comes, or KEEP_ALIVE_SECONDS
+    _sender: FileSender | None = None
 
     async def run(self) -> None:
         """Serve the requests of the connection, one after the other."""
@@ -118,8 +121,9 @@ class _Connection(TCPServer):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
             client = parse_socket_addr(connection.family, connection.getpeername())
             server = parse_socket_addr(connection.family, connection.getsockname())
+            self._sender = FileSender(self.writer)
             async with TaskGroup(self.loop) as task_group:
-                self.protocol = _Http1(  # type: ignore[assignment]  # without its wrapper
+                self.protocol = Http1(  # type: ignore[assignment]  # without its wrapper
                     self.app,
                     self.config,
                     self.context,
@@ -137,11 +141,15 @@ class _Connection(TCPServer):
             pass  # the client is gone, which is nobody's failure
         finally:
             self._wake()
+            if self._sender is not None:
+                self._sender.close()
             await self._close()
 
     async def protocol_send(self, event: Event) -> None:
         """What the protocol has for the client, or says of itself."""
-        if not isinstance(event, Updated):
+        if isinstance(event, RawFile):
+            await self._send_file(event.part)
+        elif not isinstance(event, Updated):
             await super().protocol_send(event)
         elif event.idle:
             self._rest()
@@ -153,6 +161,14 @@ class _Connection(TCPServer):
         if self._idle is not None:
             self.writer.close()
 
+    async def _send_file(self, part: FilePart) -> None:
+        assert self._sender is not None
+        async with self.send_lock:
+            try:
+                await self._sender.send(part)
+            except (ConnectionError, RuntimeError):  # as of every other write
+                await self.protocol.handle(Closed())
+
     def _rest(self) -> None:
         self._wake()
         self._idle = self.loop.call_later(KEEP_ALIVE_SECONDS, self.close_if_idle)
@@ -163,24 +179,6 @@ class _Connection(TCPServer):
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
-
-
-class _Http1(H11Protocol):
-    """Hypercorn's HTTP/1.1 without the ways out of it: no h2c, no WebSocket."""
-
-    async def _check_protocol(self, event: Request) -> None:
-        """Nothing to check: neither `Upgrade: h2c` nor HTTP/2's preface leads anywhere."""
-
-    async def _create_stream(self, request: Request) -> None:
-        # RFC 9110 7.8: an upgrade may be ignored.
-        if any(name == b"upgrade" for name, _ in request.headers):
-            request = Request(
-                method=request.method,
-                target=request.target,
-                headers=[(name, value) for name, value in request.headers if name != b"upgrade"],
-                http_version=request.http_version,
-            )
-        await super()._create_stream(request)
 
 
 def _config() -> Config:

@@ -16,6 +16,7 @@ from routerd.oci.errors import RegistryError
 from routerd.oci.ranges import ByteRange, content_range, parse_range
 from routerd.oci.reference import Digest
 from routerd.proxy.answers import BlobAnswer, BlobFacts, ManifestAnswer, Result, Source
+from routerd.runtime.files import Part
 
 # Every answer says these. Docker's clients look for the first before they speak the protocol.
 COMMON = {
@@ -109,11 +110,14 @@ def matches_etag(if_none_match: str, digest: Digest) -> bool:
 
 
 class _BlobBody(ResponseBody):
-    """The bytes of [start, stop) of a blob, closed when they are sent or the client has left."""
+    """The bytes of [start, stop) of a blob, closed when they are sent or the client has left.
+
+    What is in a file is not read: `connection.py` knows how to send that.
+    """
 
     def __init__(self, answer: BlobAnswer, start: int, stop: int | None) -> None:
         self._answer = answer
-        self._chunks = answer.read(start, stop)
+        self._parts = answer.read(start, stop)
 
     async def __aenter__(self) -> _BlobBody:
         return self
@@ -121,8 +125,8 @@ class _BlobBody(ResponseBody):
     async def __aexit__(self, *_exc: object) -> None:
         await self._answer.aclose()
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._chunks
+    def __aiter__(self) -> AsyncIterator[Part]:
+        return self._parts
 
 
 def _whole(

@@ -8,6 +8,7 @@ the page cache costs them no copy, however many they are.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 
 from routerd.content.store import Ingest
@@ -33,75 +34,102 @@ class Spool:
         self.received = self.written = ingest.offset
         self._ingest = ingest
         self._on_written = on_written
-        self._waiting: list[bytes | bytearray] = []
-        self._waiting_size = 0
-        self._open: bytearray | None = None  # the newest chunk, while it may still grow
+        self._loop = asyncio.get_running_loop()
+        # The loop appends and the thread takes, each in one step of the interpreter.
+        self._waiting: deque[bytes | bytearray] = deque()
+        self._crumbs = bytearray()  # received, and too little yet to be among those
         self._writing: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None  # until a batch goes that is not full
+        self._moved = asyncio.Event()  # since somebody last looked
+        self._timer: asyncio.TimerHandle | None = None  # until less than a batch goes
         self._failure: BaseException | None = None
 
     async def add(self, chunk: bytes) -> None:
         """Take the next bytes; waits while too many wait for the disk. Raises StoreFull."""
         self._take(chunk)
-        if self._writing is None:
-            self._write_soon()
-        while self._waiting_size >= BACKLOG and self._writing is not None:
-            await asyncio.wait({self._writing})
+        self._write_soon()
+        while self.received - self.written >= BACKLOG and self._writing is not None:
+            self._moved.clear()
+            await self._moved.wait()
         self._raise()
 
     async def flush(self) -> None:
         """Everything received is in the file. Raises StoreFull."""
-        while self._waiting or self._writing is not None:
-            if self._writing is None:
-                self._write()
-            assert self._writing is not None
+        while self.written < self.received and self._failure is None:
+            self._write()
+            assert self._writing is not None  # for what was received and not written yet
             await asyncio.wait({self._writing})
-            self._raise()
+        self._raise()
 
     async def settle(self) -> None:
         """Write no more. After it nothing is being written, so the file may be closed."""
-        self._waiting.clear()
-        self._stop_timer()
-        if self._writing is not None:
+        self._forget()
+        while self._writing is not None:
             await asyncio.wait({self._writing})
 
     def _take(self, chunk: bytes) -> None:
-        if self._open is not None and len(self._open) + len(chunk) <= SMALL:
-            self._open += chunk
-        else:
-            self._open = bytearray(chunk) if len(chunk) < SMALL else None
-            self._waiting.append(chunk if self._open is None else self._open)
         self.received += len(chunk)
-        self._waiting_size += len(chunk)
+        if len(chunk) < SMALL:
+            self._crumbs += chunk
+        if len(self._crumbs) >= SMALL or len(chunk) >= SMALL:
+            self._take_crumbs()
+        if len(chunk) >= SMALL:
+            self._waiting.append(chunk)
+
+    def _take_crumbs(self) -> None:
+        if self._crumbs:
+            self._waiting.append(self._crumbs)
+            self._crumbs = bytearray()
 
     def _write_soon(self) -> None:
-        """Write what waits: at once when it is enough, or the first that readers wait for."""
-        if self._waiting_size >= BATCH or (self._waiting and self.written == 0):
+        """Have what waits written: at once when it is enough, or the first that readers wait for."""
+        if self._writing is not None or self.received == self.written:
+            return
+        if self.received - self.written >= BATCH or self.written == 0:
             self._write()
-        elif self._waiting and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(BATCH_SECONDS, self._write)
+        elif self._timer is None:
+            self._timer = self._loop.call_later(BATCH_SECONDS, self._write)
 
     def _write(self) -> None:
-        """Have all that waits written and hashed, in one hop to a thread."""
+        """Have all that waits written and hashed on a thread, unless that is going on."""
         self._stop_timer()
-        if self._writing is not None:
-            return
-        self._writing = start_blocking(self._ingest.write, self._waiting)
-        self._writing.add_done_callback(self._wrote)
-        self._waiting = []
-        self._waiting_size = 0
-        self._open = None  # the thread has it
+        self._take_crumbs()
+        if self._writing is None and self._waiting:
+            self._writing = start_blocking(self._work)
+            self._writing.add_done_callback(self._on_end)
 
-    def _wrote(self, writing: asyncio.Future[None]) -> None:
+    def _work(self) -> None:
+        """On the thread: write batch after batch, without asking the loop, while there are any."""
+        while True:
+            batch: list[bytes | bytearray] = []
+            size = 0
+            while self._waiting and size < BATCH:
+                batch.append(self._waiting.popleft())
+                size += len(batch[-1])
+            if not batch:
+                return
+            self._ingest.write(batch)
+            self._loop.call_soon_threadsafe(self._on_batch, self._ingest.offset)
+            if self.received - self._ingest.offset < BATCH:
+                return
+
+    def _on_batch(self, written: int) -> None:
+        self.written = written
+        self._moved.set()
+        self._on_written()
+
+    def _on_end(self, writing: asyncio.Future[None]) -> None:
         self._writing = None
         self._failure = writing.exception()
+        self._moved.set()
         if self._failure is not None:
-            self._waiting.clear()
-            self._waiting_size = 0
-            return
-        self.written = self._ingest.offset
-        self._write_soon()
-        self._on_written()
+            self._forget()
+        else:
+            self._write_soon()
+
+    def _forget(self) -> None:
+        self._waiting.clear()
+        self._crumbs = bytearray()
+        self._stop_timer()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

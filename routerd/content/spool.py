@@ -82,7 +82,7 @@ class Spool:
 
     def _write_soon(self) -> None:
         """Have what waits written: at once when it is enough, or the first that readers wait for."""
-        if self._writing is not None or self.received == self.written:
+        if self._writing is not None or not (self._waiting or self._crumbs):
             return
         if self.received - self.written >= BATCH or self.written == 0:
             self._write()

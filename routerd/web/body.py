@@ -23,7 +23,7 @@ REQUEST_TIMEOUT = 408  # RFC 9110 15.5.9
 
 
 class ClientDisconnected(Exception):
-    """The client went away within its request body."""
+    """The client went away within its request's body or its answer's."""
 
 
 class BoundedBody:

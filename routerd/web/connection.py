@@ -19,6 +19,7 @@ from quart.wrappers.response import DataBody
 
 from routerd.oci.errors import RegistryError, printable
 from routerd.runtime.files import Part
+from routerd.runtime.tasks import Tasks
 from routerd.web.body import BoundedBody, ClientDisconnected
 from routerd.web.zerocopy import ZEROCOPY, sent_bytes, zerocopy
 
@@ -107,7 +108,7 @@ class RegistryConnection(ASGIHTTPConnection):
             gone = True
             answering.cancel()
 
-        listening = asyncio.ensure_future(listen())
+        listening = Tasks().spawn("what comes in", listen())
         try:
             await self.handle_request(request, send)
         except asyncio.CancelledError:

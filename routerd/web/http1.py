@@ -18,6 +18,7 @@ from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 from hypercorn.typing import ASGISendEvent
 
 from routerd.runtime.files import FilePart
+from routerd.web.body import ClientDisconnected
 from routerd.web.zerocopy import ZEROCOPY, part_of
 
 
@@ -89,3 +90,6 @@ class _Stream(HTTPStream):
             await super().app_send(message)
         elif self.state == ASGIHTTPState.RESPONSE:
             await self.send(_FileBody(STREAM_ID, part_of(message)))
+            if self.closed:
+                # Nothing more waits for this client, so that nothing else would stop the answer.
+                raise ClientDisconnected("the client closed the connection within its answer")

@@ -1,14 +1,16 @@
 """Listening sockets served by Hypercorn's connections, HTTP/1.1 only, until told to stop.
 
 Owns Hypercorn's settings, the connections and how they end. Does not own binding, the signals
-(`server.py`), the protocol (`http1.py`) or the application (`app.py`). Hypercorn's own loop is not used: it holds on
-to a connection whose client has left for `keep_alive_timeout`, takes cleartext HTTP/2, whose
-aborted bodies never end, and raises when it is cancelled in its drain (docs/design/stack.md).
+(`server.py`), the protocol (`http1.py`) or the application (`app.py`). Hypercorn's own loop is not
+used: it holds on to a connection whose client has left for `keep_alive_timeout`, takes cleartext
+HTTP/2, whose aborted bodies never end, and raises when it is cancelled in its drain
+(docs/design/stack.md).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from collections.abc import Sequence
@@ -143,7 +145,10 @@ class _Connection(TCPServer):
             self._wake()
             if self._sender is not None:
                 self._sender.close()
-            await self._close()
+            with contextlib.suppress(
+                TimeoutError
+            ):  # TCP_USER_TIMEOUT, which Hypercorn does not expect
+                await self._close()
 
     async def protocol_send(self, event: Event) -> None:
         """What the protocol has for the client, or says of itself."""
@@ -166,7 +171,7 @@ class _Connection(TCPServer):
         async with self.send_lock:
             try:
                 await self._sender.send(part)
-            except (ConnectionError, RuntimeError):  # as of every other write
+            except (ConnectionError, TimeoutError, RuntimeError):  # as of every other write
                 await self.protocol.handle(Closed())
 
     def _rest(self) -> None:

@@ -23,6 +23,7 @@ from routerd.content.links import LinkKind, Scope
 from routerd.oci.errors import RegistryError
 from routerd.oci.manifest import OCI_MANIFEST, Manifest
 from routerd.oci.reference import Digest, Tag
+from routerd.runtime.files import as_bytes
 from stored import DATA, HERE, THERE, content, put, stream
 from upstream import image
 
@@ -171,7 +172,7 @@ async def test_an_open_handle_outlives_the_files_name(
     assert handle is not None
     [path] = files(tmp_path / "store", "blobs")
     path.unlink()
-    assert b"".join([chunk async for chunk in handle.read(5, 20)]) == DATA[5:20]
+    assert b"".join([chunk async for chunk in as_bytes(handle.read(5, 20))]) == DATA[5:20]
     await handle.aclose()
 
 

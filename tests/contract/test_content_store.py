@@ -15,6 +15,7 @@ from routerd.content.store import ContentStore
 from routerd.oci.errors import RegistryError
 from routerd.oci.manifest import OCI_MANIFEST, Manifest
 from routerd.oci.reference import Digest, Tag
+from routerd.runtime.files import as_bytes
 from stored import DATA, HERE, THERE, content, put, stream
 from upstream import digest_of, image
 
@@ -36,12 +37,12 @@ async def test_an_ingest_is_seen_after_its_commit_and_not_before(store: ContentS
     ingest = await store.ingest()
     ingest.write([DATA[:100], DATA[100:]])
     assert ingest.offset == len(DATA)
-    assert b"".join([chunk async for chunk in ingest.read(50, 150)]) == DATA[50:150]
+    assert b"".join([chunk async for chunk in as_bytes(ingest.read(50, 150))]) == DATA[50:150]
     assert await content(store, digest) is None
     assert ingest.matches(digest)
     await ingest.commit(digest, [HERE, THERE], "tester")
     await ingest.abort()  # changes nothing any more
-    assert b"".join([chunk async for chunk in ingest.read(0, 10)]) == DATA[:10]
+    assert b"".join([chunk async for chunk in as_bytes(ingest.read(0, 10))]) == DATA[:10]
     ingest.close()
     for scope in (HERE, THERE):
         assert await content(store, digest, scope) == DATA
@@ -78,7 +79,10 @@ async def test_ranges_are_read_as_they_are_asked_for(store: ContentStore) -> Non
     handle = await store.open(HERE, await put(store, DATA))
     assert handle is not None
     for start, stop in ((0, 1), (5, 20), (len(DATA) - 1, None), (len(DATA), None), (7, 7)):
-        assert b"".join([chunk async for chunk in handle.read(start, stop)]) == DATA[start:stop]
+        assert (
+            b"".join([chunk async for chunk in as_bytes(handle.read(start, stop))])
+            == DATA[start:stop]
+        )
     await handle.aclose()
 
 
@@ -87,7 +91,7 @@ async def test_a_handle_that_is_open_outlives_the_link(store: ContentStore) -> N
     handle = await store.open(HERE, digest)
     assert handle is not None
     assert await store.index.delete_link(HERE, digest, LinkKind.BLOB)
-    assert b"".join([chunk async for chunk in handle.read(0, None)]) == DATA
+    assert b"".join([chunk async for chunk in as_bytes(handle.read(0, None))]) == DATA
     await handle.aclose()
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import tempfile
 import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from routerd.runtime.blocking import finish_blocking, run_blocking
-from routerd.runtime.files import read_range, write_all
+from routerd.runtime.files import CHUNK, FilePart, Part, as_bytes, write_all
 from routerd.runtime.flight import SingleFlight
 from routerd.runtime.tasks import Tasks
 
@@ -103,9 +107,31 @@ async def test_chunks_are_written_whole_and_read_in_ranges(tmp_path: Path) -> No
     with (tmp_path / "f").open("wb+", buffering=0) as file:
         write_all(file.fileno(), chunks)
         for start, stop in ((0, len(data)), (5, 6), (999, 250_001), (7, 7)):
-            found = [part async for part in read_range(file.fileno(), start, stop, 4096)]
+            part = FilePart(file.fileno(), start, stop)
+            assert len(part) == stop - start
+            await part.into_cache()
+            found = [chunk async for chunk in part.read()]
             assert b"".join(found) == data[start:stop]
-            assert all(len(part) <= 4096 for part in found)
+            assert all(len(chunk) <= CHUNK for chunk in found)
         with pytest.raises(EOFError):
-            async for _ in read_range(file.fileno(), 0, len(data) + 1, 1 << 20):
+            async for _ in FilePart(file.fileno(), 0, len(data) + 1).read():
                 pass
+
+
+_bound = st.none() | st.integers(-50, 50)
+
+
+@given(
+    ends=st.tuples(st.integers(0, 40), st.integers(0, 40)).map(sorted),
+    wanted=st.builds(slice, _bound, _bound),
+)
+async def test_a_part_of_a_file_is_cut_like_bytes(ends: list[int], wanted: slice) -> None:
+    start, stop = ends
+    with tempfile.TemporaryFile(buffering=0) as file:
+        file.write(bytes(range(40)))
+
+        async def parts() -> AsyncIterator[Part]:
+            yield FilePart(file.fileno(), start, stop)[wanted]
+
+        cut = b"".join([chunk async for chunk in as_bytes(parts())])
+    assert cut == bytes(range(40))[start:stop][wanted]

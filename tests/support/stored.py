@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from routerd.content.links import Scope
 from routerd.content.store import ContentStore
 from routerd.oci.reference import Digest
+from routerd.runtime.files import as_bytes
 
 HERE = Scope("local", "docker.io/team/app")
 THERE = Scope("local", "docker.io/other/app")
@@ -31,6 +32,6 @@ async def content(store: ContentStore, digest: Digest, scope: Scope = HERE) -> b
     if handle is None:
         return None
     try:
-        return b"".join([chunk async for chunk in handle.read(0, None)])
+        return b"".join([chunk async for chunk in as_bytes(handle.read(0, None))])
     finally:
         await handle.aclose()

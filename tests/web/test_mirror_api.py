@@ -302,6 +302,17 @@ async def test_a_manifest_that_is_not_its_digest_is_502_and_not_kept(
             assert (await wire.get(f"/v2/library/app/manifests/{reference}")).status == 404
 
 
+async def test_a_blob_whose_length_upstream_does_not_say_comes_whole(
+    serving: Serving, hub: Upstream
+) -> None:
+    path = f"/v2/library/app/blobs/{digest_of(LAYER)}"
+    hub.paths[path] = Script(LAYER, length=None)
+    async with serving(policy(hub)) as wire:
+        reply = await wire.get(path)
+        assert (reply.status, reply.headers["transfer-encoding"]) == (200, "chunked")
+        assert (reply.complete, reply.body == LAYER) == (True, True)
+
+
 async def test_an_endless_manifest_is_cut_off(serving: Serving, hub: Upstream) -> None:
     hub.paths["/v2/library/app/manifests/1"] = Script(
         b" " * 6_000_000, headers={"Content-Type": "application/json"}, length=None

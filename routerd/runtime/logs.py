@@ -31,7 +31,7 @@ def configure(log_format: LogFormat, level: str) -> None:
         renderer = structlog.dev.ConsoleRenderer(sort_keys=False)
     else:
         # For programs that collect logs, and at half the cost a request.
-        renderer = structlog.processors.LogfmtRenderer()
+        renderer = structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"])
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from routerd.content.errors import StoreFull
 from routerd.content.links import Scope
 from routerd.content.spool import Spool
 from routerd.content.store import ContentStore, Ingest
@@ -181,7 +182,7 @@ class Fetch:
                 async with self._open_source(before) as source:
                     await self._receive(source, spool)
                 return
-            except WrongContent:
+            except (WrongContent, StoreFull):
                 raise
             except RegistryError as error:
                 failures = 1 if spool.received > before else failures + 1

@@ -8,6 +8,7 @@ Owns the layout:
       index.sqlite      what is known (index.py), with its -wal and -shm
       blobs/sha256/ab/<hex>   complete, verified, durable content
       spool/<random>    content on its way in; what a killed process left goes at the next start
+      spool/<digest>.<endpoint>   a download, which the next process goes on with (spoolfile.py)
       uploads/<id>      uploads on their way in; they outlive the process
 
 Does not own who may see what: links in the index do.
@@ -31,6 +32,7 @@ from routerd.content.index import Index
 from routerd.content.ingest import FileIngest
 from routerd.content.links import LinkKind, Scope, TagEntry
 from routerd.content.schema import NewerIndex
+from routerd.content.spoolfile import DirectorySpoolFile, forget_old
 from routerd.content.uploads import IngestUpload, UploadTable
 from routerd.oci.errors import RegistryError
 from routerd.oci.manifest import Manifest
@@ -42,6 +44,8 @@ log = logging.getLogger("routerd.content")
 
 FORMAT = 1
 UPLOAD_EXPIRY = 86400.0  # seconds without a byte, after which an upload is forgotten
+DOWNLOAD_EXPIRY = 86400.0  # and a download that broke off
+_NAMED = 64  # digits of a digest in a file's name: enough, and short enough with an endpoint's name
 _ID_BYTES = 16  # of random names; not to be guessed by another client
 
 
@@ -80,7 +84,8 @@ class DirectoryStore:
             self._lock = None
 
     async def maintain(self) -> None:
-        """Forget the uploads that nobody goes on with."""
+        """Forget the uploads and downloads that nobody goes on with."""
+        await run_blocking(forget_old, self._path / "spool", self._clock() - DOWNLOAD_EXPIRY)
         before = self._clock() - UPLOAD_EXPIRY
         for session in await self.index.forget_uploads(before, self._uploads.busy()):
             self._uploads.forget(session)
@@ -163,6 +168,11 @@ class DirectoryStore:
         path = self._path / "spool" / secrets.token_hex(_ID_BYTES)
         return await run_blocking(FileIngest, path, self._blob, self.index)
 
+    def spool_file(self, endpoint: str, digest: Digest) -> DirectorySpoolFile:
+        """The download of this digest from this endpoint, begun or not."""
+        path = self._path / "spool" / f"{digest.algorithm}-{digest.encoded[:_NAMED]}.{endpoint}"
+        return DirectorySpoolFile(path, lambda at: FileIngest(at, self._blob, self.index))
+
     async def start_upload(self, scope: Scope) -> IngestUpload:
         """A new upload. Raises StoreFull."""
         session = secrets.token_hex(_ID_BYTES)
@@ -210,9 +220,10 @@ class DirectoryStore:
             )
 
     def _clear(self, known_uploads: set[str]) -> None:
-        """Remove what was on its way in when the last process ended, uploads that go on aside."""
+        """Remove what was on its way in when the last process ended and cannot be gone on with."""
         for path in (self._path / "spool").iterdir():
-            path.unlink()
+            if "." not in path.name:
+                path.unlink()
         for path in (self._path / "uploads").iterdir():
             if path.name not in known_uploads:
                 path.unlink()

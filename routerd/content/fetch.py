@@ -1,67 +1,49 @@
 """One download, many readers: the growing file is the buffer.
 
-Owns that every reader follows the one download at its own speed, and that nobody ever holds a
-complete wrong blob. Does not own that there is only one (`fetchtable.py`), where the bytes come
-from (an endpoint does) or how they are kept (the store does). The first miss starts a fill that
-belongs to the application, not to a client: who leaves stops nothing, who is slow slows nobody, who
-is late reads what is there and then follows.
+Owns that every reader follows the one download at its own speed, whichever process fills it, and
+that nobody ever holds a complete wrong blob. Does not own that there is only one in this process
+(`fetchtable.py`) and on this store (`spoolfile.py`), the receiving (`download.py`) or how the bytes
+are kept (the store does). The first miss starts a fill that belongs to the application, not to a
+client: who leaves stops nothing, who is slow slows nobody, who is late reads what is there and then
+follows.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from collections.abc import AsyncIterator
 
+from routerd.content.download import Download, OpenSource, WrongContent
 from routerd.content.errors import StoreFull
 from routerd.content.links import Scope
 from routerd.content.spool import Spool
-from routerd.content.store import ContentStore, Ingest
+from routerd.content.store import ContentStore, Ingest, SpoolReplaced, Told
 from routerd.oci.errors import Code, RegistryError
 from routerd.oci.reference import Digest
 from routerd.runtime.blocking import run_blocking
-from routerd.runtime.files import Part, as_bytes
+from routerd.runtime.files import Part
 
 log = logging.getLogger("routerd.fetch")
 
-RESUMES_LIMIT = 3  # times in a row that a broken download is resumed without any progress
 HELD_BACK = 1  # bytes; what a reader lacks until the digest is right makes its blob incomplete
+# Between two looks at what another process fills: while it grows, and the longest when it does not.
+LOOK_SECONDS = 0.003
+QUIET_SECONDS = 0.02
 
 
-class Source(Protocol):
-    """A stream of a blob's bytes from upstream, from `start` on."""
+class Superseded(RegistryError):
+    """It came into the store while this download was about to begin: it is to be read from there."""
 
-    @property
-    def size(self) -> int | None:
-        """Of the whole blob, in bytes."""
-        ...
-
-    @property
-    def start(self) -> int:
-        """The offset of the first byte."""
-        ...
-
-    def chunks(self) -> AsyncIterator[Part]:
-        """The bytes in order. Raises RegistryError when they end early."""
-        ...
-
-
-OpenSource = Callable[[int], AbstractAsyncContextManager[Source]]
-
-
-class WrongContent(RegistryError):
-    """Upstream sent something else than was asked for. Asking again would not mend it."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(Code.UNAVAILABLE, message, status=502)
+    def __init__(self) -> None:
+        super().__init__(Code.UNAVAILABLE, "stored meanwhile")
 
 
 class Fetch:
     """One download into a store. Made and started by `FetchTable.join`, in `fetchtable.py`.
 
-    `size` (bytes) is None until upstream has said it, or for ever where it does not.
+    `size` (bytes) is None until upstream has said it, or for ever where it does not. `is_followed`
+    where another process downloads it.
     """
 
     def __init__(
@@ -71,30 +53,44 @@ class Fetch:
         self.asked_in = scope  # upstream is asked for it in this scope
         self.ahead = 0  # ranges that are read upstream beside it, in this moment
         self.size: int | None = None
-        self.scopes: set[Scope] = set()  # who gets a link when it is complete
+        self.is_followed = False
         self._store = store
         self._open_source = open_source
-        self._ingest: Ingest | None = None
-        self._spool: Spool | None = None
+        self._file = store.spool_file(scope.endpoint, digest)
+        self._spool: Spool | None = None  # where it is filled here
+        self._followed = 0  # bytes that another process has written
+        self.has_begun = False  # upstream has answered, to whomever
         self._verified = False
         self._error: RegistryError | None = None
         self._changed = asyncio.Event()
         self._readers = 0  # who joined and did not leave yet
         self._ended = False
+        self._admitted: set[Scope] = set()
+        self._linked: set[Scope] = set()
+        self._kept = False  # in the store
 
     @property
     def position(self) -> int:
         """Bytes received so far."""
-        return 0 if self._spool is None else self._spool.received
+        return self._followed if self._spool is None else self._spool.received
 
-    def enter(self, scope: Scope) -> None:
-        """One more reads it; when it is complete, `scope` sees it."""
-        self.scopes.add(scope)
+    def enter(self) -> None:
+        """One more reads it."""
         self._readers += 1
 
+    def admits(self, scope: Scope) -> bool:
+        """Whether it is proven that the scope may see it. Known once it has started."""
+        return scope in self._admitted
+
+    async def admit(self, scope: Scope) -> None:
+        """It is proven for this scope too, which gets its link when the download is complete."""
+        self._admitted.add(scope)
+        if self._kept:
+            await self._link()
+
     async def started(self) -> None:
-        """Wait for the first bytes. Raises what the download failed with before them."""
-        while self._written == 0 and not self._verified:
+        """Wait for upstream's answer and the first bytes. Raises what came instead of them."""
+        while not (self.has_begun and self._written) and not self._verified:
             if self._error is not None:
                 raise self._error
             await self._changed.wait()
@@ -107,8 +103,7 @@ class Fetch:
         while True:
             end = self._ready if stop is None else min(self._ready, stop)
             if start < end:
-                assert self._ingest is not None  # it has the bytes up to `_written`
-                async for part in self._ingest.read(start, end):
+                async for part in self._file.read(start, end):
                     start += len(part)
                     yield part
             elif self._verified or (stop is not None and start >= stop):
@@ -130,7 +125,7 @@ class Fetch:
     @property
     def _written(self) -> int:
         """Bytes that can be read."""
-        return 0 if self._spool is None else self._spool.written
+        return self._followed if self._spool is None else self._spool.written
 
     async def leave(self) -> None:
         """One who joined has read what it wanted, or does not want it any more."""
@@ -147,73 +142,122 @@ class Fetch:
         self._fail(error)
 
     async def fill(self) -> None:
-        """Download, verify, keep. The outcome is on the Fetch, for every reader alike."""
+        """Download or follow, verify, keep. The outcome is on the Fetch, for every reader alike."""
+        forget = True  # what was received; else the next download goes on with it
         try:
-            self._ingest = await self._store.ingest()
-            self._spool = Spool(self._ingest, self._announce)
-            await self._download(self._spool)
-            await self._spool.flush()
-            await self._verify(self._ingest)
-            self._verified = True
-            self._announce()
-            # Readers have everything; what follows is only so that the next one finds it.
-            await self._ingest.commit(self.digest, self.scopes)
-        except RegistryError as error:
+            await self._complete()
+        except SpoolReplaced:
+            self._fail(WrongContent(f"another process found {self.digest} wrong at its end"))
+        except (WrongContent, StoreFull, Superseded) as error:
             self._fail(error)
+        except RegistryError as error:
+            forget = self.position == 0
+            self._fail(error)
+        except asyncio.CancelledError:
+            forget = self.position == 0
+            self._fail(RegistryError(Code.UNAVAILABLE, "routerd is being stopped"))
+            raise
         except Exception:
             self._fail(RegistryError(Code.UNKNOWN, f"the download of {self.digest} failed"))
             raise
-        except asyncio.CancelledError:
-            self._fail(RegistryError(Code.UNAVAILABLE, "routerd is being stopped"))
-            raise
         finally:
-            self._ended = True
             if self._spool is not None:
-                await self._spool.settle()
-            if self._ingest is not None:
-                await self._ingest.abort()
+                await self._spool.settle(keep=not forget)
+            await self._file.release(forget=forget)
+            self._ended = True
             self._close_if_unused()
 
-    async def _download(self, spool: Spool) -> None:
-        failures = 0
-        while True:
-            before = spool.received
-            try:
-                async with self._open_source(before) as source:
-                    await self._receive(source, spool)
+    async def _complete(self) -> None:
+        pause = LOOK_SECONDS
+        while not self._kept:
+            if await self._file.elect():
+                await self._fill_unless_stored()
                 return
-            except (WrongContent, StoreFull):
-                raise
-            except RegistryError as error:
-                failures = 1 if spool.received > before else failures + 1
-                if spool.received == 0 or failures > RESUMES_LIMIT:
-                    raise
-                log.warning(
-                    "resuming %s at byte %s: %s", self.digest, spool.received, error.message
-                )
+            while self._look():
+                pause = LOOK_SECONDS
+                await asyncio.sleep(pause)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, QUIET_SECONDS)
+            if self._verified and await self._is_stored():
+                await self._keep()
 
-    async def _receive(self, source: Source, spool: Spool) -> None:
-        """Pass on what comes, whole or not. Raises what the source raises, and WrongContent."""
-        if self.size is None:
-            self.size = source.size
-        elif source.size not in (None, self.size):
-            raise WrongContent(f"upstream says {source.size} bytes where it said {self.size}")
-        skip = spool.received - source.start  # of an upstream that does not resume
-        if skip < 0:
-            raise WrongContent(f"upstream starts at {source.start}, not at {spool.received}")
-        async for chunk in as_bytes(source.chunks()):
-            if skip > 0:
-                chunk, skip = chunk[skip:], max(0, skip - len(chunk))
-            if self.size is not None and spool.received + len(chunk) > self.size:
-                raise WrongContent(f"upstream sends more than the {self.size} bytes it said")
-            if chunk:
-                await spool.add(chunk)
-        if self.size is not None and spool.received != self.size:
-            raise WrongContent(f"upstream sent {spool.received} bytes where it said {self.size}")
+    def _look(self) -> bool:
+        """See what the process that fills has come to. False where nothing is new."""
+        self.is_followed = True
+        before = (self._followed, self.has_begun, self._verified)
+        self._followed = self._file.look()
+        self._hear()
+        is_new = before != (self._followed, self.has_begun, self._verified)
+        if is_new:
+            self._announce()
+        return is_new
 
-    async def _verify(self, ingest: Ingest) -> None:
+    def _hear(self) -> None:
+        """Take what a filler, this one's predecessor or another process's, has told."""
+        told = self._file.told
+        if told is not None:
+            self.size = told.size
+            self.has_begun = True
+            self._verified = told.verified
+            if told.repository == self.asked_in.repository:
+                self._admitted.add(self.asked_in)
+
+    async def _fill_unless_stored(self) -> None:
+        """What the elected one does. Raises Superseded where there is nothing left to do."""
+        if await self._is_stored():
+            if not self._followed:
+                raise Superseded
+            self._followed = self._file.look()  # who follows has what lacked to the end
+            self._verified = True
+            await self._keep()
+        else:
+            await self._fill(await self._file.ingest())
+
+    async def _fill(self, ingest: Ingest) -> None:
+        told = self._file.told
+        self.is_followed = False
+        self._spool = spool = Spool(ingest, self._announce)
+        if ingest.offset:
+            log.info("going on with the download of %s at byte %s", self.digest, ingest.offset)
+        size = None if told is None else told.size
+        if size is not None and ingest.offset == size:
+            self._hear()  # nothing is missing but the verdict
+        else:
+            download = Download(self.digest, self._open_source, size, self._on_answer)
+            await download.into(spool)
+            await spool.flush()
         if not await run_blocking(ingest.matches, self.digest):
             raise WrongContent(f"upstream sent content that is not {self.digest}")
+        self._verified = True
+        self._announce()
+        # Readers have everything; what follows is only so that the next one finds it.
+        await self._file.tell(Told(self.asked_in.repository, spool.written, verified=True))
+        scopes = set(self._admitted)
+        await ingest.commit(self.digest, scopes)
+        self._linked |= scopes
+        await self._keep()
+
+    async def _on_answer(self, size: int | None) -> None:
+        self.size = size
+        self._admitted.add(self.asked_in)
+        await self._file.tell(Told(self.asked_in.repository, size))
+        self.has_begun = True
+        self._announce()
+
+    async def _is_stored(self) -> bool:
+        return await self._store.index.endpoint_has(self.asked_in.endpoint, self.digest)
+
+    async def _keep(self) -> None:
+        """It is in the store: whoever was admitted sees it there."""
+        self._kept = True
+        self._announce()
+        await self._link()
+
+    async def _link(self) -> None:
+        while missing := self._admitted - self._linked:
+            scope = missing.pop()
+            await self._store.index.add_blob_link(scope, self.digest)
+            self._linked.add(scope)
 
     def _announce(self) -> None:
         """Wake the readers: there is more, or an end."""
@@ -221,12 +265,13 @@ class Fetch:
         self._changed = asyncio.Event()
 
     def _fail(self, error: RegistryError) -> None:
-        log.warning("download of %s failed: %s", self.digest, error.message)
+        if not isinstance(error, Superseded):
+            log.warning("download of %s failed: %s", self.digest, error.message)
         if not self._verified:
             self._error = error
         self._announce()
 
     def _close_if_unused(self) -> None:
         """Close the file once nobody writes to it and nobody reads from it."""
-        if self._ended and self._readers == 0 and self._ingest is not None:
-            self._ingest.close()
+        if self._ended and self._readers == 0:
+            self._file.close()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 
-from routerd.content.fetch import Fetch, OpenSource
+from routerd.content.download import OpenSource
+from routerd.content.fetch import Fetch
 from routerd.content.links import Scope
 from routerd.content.store import ContentStore
 from routerd.oci.errors import Code, RegistryError
@@ -44,8 +45,8 @@ class FetchTable:
 
         Who joins calls `Fetch.leave` once, in every case.
 
-        The scope gets its link when the download is complete; that it may see the content is for
-        the caller to know. Nothing is awaited here, so no second download can slip in. Another
+        Upstream is asked for it in that scope; whether another may see it, `Fetch.admits` tells.
+        Nothing is awaited here, so no second download can slip in. Another
         endpoint's download of the same digest is one of its own: sight of content at one endpoint
         is no proof that another has it (config-language.md 3).
         """
@@ -56,7 +57,7 @@ class FetchTable:
             fetch = Fetch(store, digest, scope, open_source)
             self._tasks.spawn(f"fetch {digest}", self._run(key, fetch))
             self._running[key] = fetch
-        fetch.enter(scope)
+        fetch.enter()
         return fetch, is_new
 
     async def _run(self, key: tuple[ContentStore, str, Digest], fetch: Fetch) -> None:

@@ -59,6 +59,15 @@ class FileIngest:
         """Bytes that were written, also after commit; until `close`."""
         yield FilePart(self._file.fileno(), start, stop)
 
+    def restart(self) -> None:
+        """Forget what was written, in place. Blocks."""
+        os.ftruncate(self._file.fileno(), 0)
+        self._catch_up()
+
+    def fileno(self) -> int:
+        """The open file."""
+        return self._file.fileno()
+
     def matches(self, digest: Digest) -> bool:
         """Whether what was written is `digest`. Blocks for another algorithm than sha256."""
         if digest.algorithm == "sha256":

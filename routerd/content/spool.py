@@ -63,11 +63,16 @@ class Spool:
             await asyncio.wait({self._writing})
         self._raise()
 
-    async def settle(self) -> None:
-        """Write no more. After it nothing is being written, so the file may be closed."""
-        self._forget()
+    async def settle(self, *, keep: bool) -> None:
+        """Write no more than, where it is kept, what was received. After it nothing is being written,
+        so the file may be closed.
+        """
+        if not keep:
+            self._forget()
+        self._write()
         while self._writing is not None:
             await asyncio.wait({self._writing})
+            self._write()
 
     def _take(self, chunk: bytes) -> None:
         self.received += len(chunk)

@@ -7,6 +7,7 @@ Owns the contract that no caller looks behind: nobody else knows a path. Does no
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from routerd.content.index import Index
@@ -71,6 +72,63 @@ class Ingest(Protocol):
     def close(self) -> None:
         """Nobody reads from it any more."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the filler of a download tells those who follow it in other processes.
+
+    `repository` is the one that upstream was asked for it in, and had it; `size` in bytes.
+    """
+
+    repository: str
+    size: int | None
+    verified: bool = False
+
+
+class SpoolFile(Protocol):
+    """One digest's download from one endpoint, as every process on the store sees it: one fills, the
+    others follow. `release` and `close` after use.
+    """
+
+    async def elect(self) -> bool:
+        """Become the filler; False while another one is. Raises StoreFull."""
+        ...
+
+    async def ingest(self) -> Ingest:
+        """The bytes that are there, for the filler to go on with. Raises StoreFull, and
+        SpoolReplaced where they are not those that were followed before.
+        """
+        ...
+
+    @property
+    def told(self) -> Told | None:
+        """What the filler tells; of the one elected here, what an earlier one told."""
+        ...
+
+    async def tell(self, told: Told) -> None:
+        """The filler's word to those who follow."""
+        ...
+
+    def look(self) -> int:
+        """What the filler has come to: `told` anew, and the bytes that can be read."""
+        ...
+
+    def read(self, start: int, stop: int) -> AsyncIterator[Part]:
+        """The bytes of [start, stop), written by whomever; until `close`."""
+        ...
+
+    async def release(self, *, forget: bool) -> None:
+        """Be the filler no more. Unless forgotten, the next one goes on with the bytes."""
+        ...
+
+    def close(self) -> None:
+        """Nobody reads from it any more."""
+        ...
+
+
+class SpoolReplaced(Exception):
+    """What was followed turned out wrong and is gone; a new download has its name."""
 
 
 class Upload(Protocol):
@@ -151,6 +209,10 @@ class ContentStore(Protocol):
 
     async def ingest(self) -> Ingest:
         """New content. Raises StoreFull."""
+        ...
+
+    def spool_file(self, endpoint: str, digest: Digest) -> SpoolFile:
+        """The download of this digest from this endpoint, begun or not."""
         ...
 
     async def start_upload(self, scope: Scope) -> Upload:

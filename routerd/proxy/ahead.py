@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Callable
 
 import structlog
 
-from routerd.content.fetch import Fetch, OpenSource
+from routerd.content.download import OpenSource
+from routerd.content.fetch import Fetch
 from routerd.endpoints.base import EndpointError
 from routerd.runtime.files import Part
 

@@ -13,6 +13,7 @@ from contextlib import AbstractAsyncContextManager
 import structlog
 from cachetools import TTLCache
 
+from routerd.content.fetch import Superseded
 from routerd.content.fetchtable import FetchTable
 from routerd.content.links import Scope
 from routerd.content.store import BlobHandle, ContentStore
@@ -94,10 +95,6 @@ class CachedEndpoint:
                 source = self._source(step, Result.HIT)
                 return BlobAnswer(digest, handle.size, source, handle.read, handle.aclose)
             running = self._fetches.find(self.store, scope.endpoint, digest)
-            if running is not None and scope not in running.scopes:
-                await self._size(scope, step, digest, request)  # sight, as below
-                if self._fetches.find(self.store, scope.endpoint, digest) is not running:
-                    continue
             if running is None and self._fetches.completed != completed:
                 continue  # it may have come in since the store was asked
             answer = await self._joined(scope, step, digest, request)
@@ -121,8 +118,8 @@ class CachedEndpoint:
     ) -> BlobAnswer | None:
         """The blob from the one download of it, begun here unless it runs.
 
-        None where that was asked for in another repository, which does not have it or may not: that
-        says nothing of this one.
+        None where the store is to be asked again, since it came in meanwhile; or where it was asked
+        for in another repository, which does not have it or may not: that says nothing of this one.
         """
 
         def open_upstream(start: int) -> AbstractAsyncContextManager[BlobStream]:
@@ -131,15 +128,22 @@ class CachedEndpoint:
         fetch, is_new = self._fetches.join(self.store, digest, scope, open_upstream)
         try:
             await fetch.started()
+            if not fetch.admits(scope):
+                await self._size(scope, step, digest, request)  # sight, as in `_stored`
+                await fetch.admit(scope)
+        except Superseded:
+            await fetch.leave()
+            return None
         except EndpointError as error:
             await fetch.leave()
-            if fetch.asked_in == scope or error.reason is Fallback.UNAVAILABLE:
+            if fetch.asked_in == scope or error.reason is Fallback.UNAVAILABLE or fetch.has_begun:
                 raise
             return None
         except BaseException:
             await fetch.leave()
             raise
-        source = self._source(step, Result.MISS if is_new else Result.COLLAPSED)
+        is_ours = is_new and not fetch.is_followed
+        source = self._source(step, Result.MISS if is_ours else Result.COLLAPSED)
         return BlobAnswer(digest, fetch.size, source, reading(fetch, open_upstream), fetch.leave)
 
     async def tags(self, step: Step, request: Request, last: str, n: int) -> TagPage:

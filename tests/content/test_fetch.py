@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from routerd.content.directory import DirectoryStore
+from routerd.content.download import RESUMES_LIMIT
 from routerd.content.errors import StoreFull
-from routerd.content.fetch import RESUMES_LIMIT, Fetch
+from routerd.content.fetch import Fetch
 from routerd.content.fetchtable import FILLS_LIMIT, FetchTable
 from routerd.content.ingest import FileIngest
 from routerd.content.links import Scope
@@ -29,6 +30,7 @@ DATA = os.urandom(8 * 1024 * 1024 + 12345)  # more than may wait in memory
 DIGEST = Digest.of(DATA)
 SCOPE = Scope("hub", "library/app")
 OTHER = Scope("hub", "library/other")
+LATE = Scope("hub", "library/late")  # admitted when everything is over
 
 
 class Broken(RegistryError):
@@ -170,10 +172,14 @@ async def test_every_scope_that_waited_gets_its_link(
     gate = upstream.gate(70_000)
     one, two = join(upstream), join(upstream, OTHER)
     assert one is two
+    await one.started()
+    assert (one.admits(SCOPE), one.admits(OTHER)) == (True, False)
+    await one.admit(OTHER)
     gate.set()
     await asyncio.gather(read(one), read(two))
     await until_kept(fetches)
-    for scope in (SCOPE, OTHER):
+    await one.admit(LATE)
+    for scope in (SCOPE, OTHER, LATE):
         handle = await store.open(scope, DIGEST)
         assert handle is not None
         await handle.aclose()
@@ -248,6 +254,11 @@ async def test_a_download_that_makes_no_progress_is_given_up(
     with pytest.raises(Broken):
         await read(join(upstream))
     assert upstream.opened == [0, *[700_000] * RESUMES_LIMIT]
+    await until_kept(fetches)
+    assert len(spooled(tmp_path)) == 2, "what came, and what is known of it"
+    mended = Upstream()
+    assert await read(join(mended)) == DATA
+    assert mended.opened == [700_000], "it goes on where that one ended"
     await until_kept(fetches)
     assert spooled(tmp_path) == []
 

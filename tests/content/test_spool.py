@@ -96,7 +96,7 @@ async def test_a_full_disk_is_told_to_who_adds_and_to_who_flushes() -> None:
             await spool.add(bytes(BATCH))
     with pytest.raises(StoreFull):
         await spool.flush()
-    await spool.settle()
+    await spool.settle(keep=True)
     assert heard == []
 
 
@@ -106,9 +106,20 @@ async def test_settling_waits_for_the_thread_and_begins_nothing_more() -> None:
     await spool.add(bytes(SMALL))
     await run_blocking(disk.begun.wait, 10)
     await spool.add(b"never written")
-    settling = asyncio.ensure_future(spool.settle())
+    settling = asyncio.ensure_future(spool.settle(keep=False))
     await asyncio.sleep(0)
     assert not settling.done()
     disk.gate.set()
     await settling
     assert disk.offset == SMALL
+
+
+async def test_what_was_received_is_kept_where_that_is_wanted() -> None:
+    disk = Disk()
+    spool, _ = spool_on(disk)
+    await spool.add(bytes(SMALL))
+    await run_blocking(disk.begun.wait, 10)
+    await spool.add(b"and a crumb")
+    disk.gate.set()
+    await spool.settle(keep=True)
+    assert disk.content == bytes(SMALL) + b"and a crumb"

@@ -13,6 +13,7 @@ from pathlib import Path
 from routerd.content.database import Database
 from routerd.content.index import Index
 from routerd.content.links import LinkKind, Scope, TagEntry
+from routerd.content.store import Told
 from routerd.content.uploads import IngestUpload
 from routerd.oci.errors import Code, RegistryError
 from routerd.oci.manifest import Manifest
@@ -25,6 +26,7 @@ class MemoryStore:
     def __init__(self, index: Path) -> None:
         self._database = Database(index)
         self._uploads: dict[str, IngestUpload] = {}
+        self._downloads: dict[tuple[str, Digest], MemorySpoolFile] = {}
         self.content: dict[Digest, bytes] = {}
         self.index = Index(self._database)
 
@@ -73,6 +75,10 @@ class MemoryStore:
     async def ingest(self) -> MemoryIngest:
         return MemoryIngest(self)
 
+    def spool_file(self, endpoint: str, digest: Digest) -> MemorySpoolFile:
+        key = (endpoint, digest)
+        return self._downloads.setdefault(key, MemorySpoolFile(self))
+
     async def start_upload(self, scope: Scope) -> IngestUpload:
         session = secrets.token_hex(8)
         await self.index.add_upload(scope, session, session, "memory")
@@ -118,6 +124,9 @@ class MemoryIngest:
     async def read(self, start: int, stop: int) -> AsyncIterator[bytes]:
         yield bytes(self._data[start:stop])
 
+    def restart(self) -> None:
+        self._data.clear()
+
     def matches(self, digest: Digest) -> bool:
         return hashlib.new(digest.algorithm, self._data).hexdigest() == digest.encoded
 
@@ -129,6 +138,46 @@ class MemoryIngest:
 
     async def abort(self) -> None:
         pass
+
+    def close(self) -> None:
+        pass
+
+
+class MemorySpoolFile:
+    """A `SpoolFile`, of a store that one process has."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self._ingest: MemoryIngest | None = None
+        self._is_taken = False
+        self.told: Told | None = None
+
+    async def elect(self) -> bool:
+        is_won, self._is_taken = not self._is_taken, True
+        if is_won and self.told is not None:
+            self.told = Told(self.told.repository, self.told.size)
+        return is_won
+
+    async def ingest(self) -> MemoryIngest:
+        if self._ingest is None or self.told is None or self.told.size is None:
+            self._ingest = MemoryIngest(self._store)
+        return self._ingest
+
+    async def tell(self, told: Told) -> None:
+        self.told = told
+
+    def look(self) -> int:
+        return 0 if self._ingest is None else self._ingest.offset
+
+    async def read(self, start: int, stop: int) -> AsyncIterator[bytes]:
+        assert self._ingest is not None
+        async for chunk in self._ingest.read(start, stop):
+            yield chunk
+
+    async def release(self, *, forget: bool) -> None:
+        self._is_taken = False
+        if forget:
+            self._ingest, self.told = None, None
 
     def close(self) -> None:
         pass

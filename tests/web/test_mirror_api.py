@@ -241,10 +241,15 @@ async def test_a_broken_body_ends_short_and_nothing_is_kept(
         hub.paths.clear()
         assert (await wire.get(f"/v2/{name}/blobs/{digest}")).status == 404
         store = tmp_path / "data" / "local"
-        async with asyncio.timeout(10):
-            while list((store / "spool").iterdir()):  # it goes right after the client's answer
-                await asyncio.sleep(0.01)
+        if "body" in changes:  # of what only broke off, the bytes are for the next download
+            async with asyncio.timeout(10):
+                while list((store / "spool").iterdir()):  # it goes right after the client's answer
+                    await asyncio.sleep(0.01)
         assert not list((store / "blobs").rglob(digest[7:]))
+        hub.paths[f"/v2/{name}/blobs/{digest}"] = Script(LAYER)
+        replies = [await wire.get(f"/v2/{name}/blobs/{digest}") for _ in range(2)]
+        assert replies[-1].body == LAYER
+        assert all(reply.status == 502 or reply.body == LAYER for reply in replies)
 
 
 async def test_a_download_that_breaks_is_resumed(serving: Serving, hub: Upstream) -> None:

@@ -11,8 +11,8 @@ from routerd.cli.policies import config_option, load_or_exit
 from routerd.config.settings import Address
 from routerd.content.errors import StoreError
 from routerd.runtime.logs import configure
-from routerd.web.server import ListenError
 from routerd.web.server import serve as run
+from routerd.web.sockets import ListenError
 
 
 @click.command()

@@ -28,13 +28,6 @@ def compile_server(context: Context) -> ServerSettings:
     assert data is not None
     listen, admin = _listen(context), _admin(context)
     _check_addresses(context, listen, admin)
-    workers = context.get(("server", "workers"), 1)
-    if workers != 1:
-        context.error(
-            "not-supported",
-            "this version of routerd runs one worker",
-            context.document.value(("server", "workers")),
-        )
     return ServerSettings(
         listen=tuple(address for _, address in listen),
         admin=admin,
@@ -44,6 +37,7 @@ def compile_server(context: Context) -> ServerSettings:
         trusted_proxies=_networks(context, ("server", "trusted_proxies")),
         forwarded_header=context.get(("server", "forwarded_header"), DEFAULT_HEADER),
         max_hops=context.get(("server", "max_hops"), DEFAULT_HOPS),
+        workers=context.get(("server", "workers"), 1),
         drain=context.duration(("server", "drain"), DEFAULT_DRAIN),
         log=LogSettings(
             context.get(("server", "log", "format"), "text"),

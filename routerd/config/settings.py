@@ -6,7 +6,7 @@ Owns what `serve` runs with. Does not own how it is read (`document.py`, `compil
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -80,6 +80,7 @@ class ServerSettings:
     trusted_proxies: tuple[IPNetwork, ...]
     forwarded_header: str
     max_hops: int
+    workers: int
     drain: float
     log: LogSettings
 
@@ -111,3 +112,9 @@ class Policy:
     table: RouteTable
     path: Path
     fingerprint: str
+
+    @property
+    def stores(self) -> Sequence[Path]:
+        """Where content is kept, each place once."""
+        paths = (spec.store_path for spec in self.endpoints.values())
+        return sorted({path for path in paths if path is not None})

@@ -50,11 +50,18 @@ _ID_BYTES = 16  # of random names; not to be guessed by another client
 
 
 class DirectoryStore:
-    """A `ContentStore` in a directory of the local file system."""
+    """A `ContentStore` in a directory of the local file system.
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+    `shared`: a process that outlives this one holds the store's lock and has cleared what killed
+    ones left.
+    """
+
+    def __init__(
+        self, path: Path, clock: Callable[[], float] = time.time, *, shared: bool = False
+    ) -> None:
         self._path = path
         self._clock = clock
+        self._shared = shared
         self._database = Database(path / "index.sqlite")
         self._lock: int | None = None
         self._uploads = UploadTable()
@@ -63,11 +70,13 @@ class DirectoryStore:
     async def start(self) -> None:
         """Open it, and clear what a killed process left. Raises StoreError."""
         try:
-            await run_blocking(self._claim)
+            if not self._shared:
+                await run_blocking(self._claim)
             await self._database.start()
-            await self.maintain()
-            known = await self.index.upload_ids()
-            await run_blocking(self._clear, known)
+            if not self._shared:
+                await self.maintain()
+                known = await self.index.upload_ids()
+                await run_blocking(self._clear, known)
         except (OSError, NewerIndex, DatabaseError) as error:
             await self.aclose()
             raise StoreError(f"the store in {self._path} cannot be opened: {error}") from error
@@ -187,6 +196,8 @@ class DirectoryStore:
         upload = self._uploads.get(session)
         if upload is None:
             upload = self._uploads.add(await self._open_upload(scope, session))
+        else:
+            await upload.refresh()
         return upload
 
     async def _open_upload(self, scope: Scope, session: str) -> IngestUpload:
@@ -202,11 +213,7 @@ class DirectoryStore:
         make_directory(self._path)
         for name in ("blobs", "spool", "uploads"):
             make_directory(self._path / name)
-        self._lock = os.open(self._path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StoreError(f"the store in {self._path} is in use by another server") from error
+        self._lock = hold(self._path)
         version = self._path / "format"
         if not version.exists():
             temporary = self._path / "format.new"
@@ -228,6 +235,19 @@ class DirectoryStore:
             if path.name not in known_uploads:
                 path.unlink()
         sync_directory(self._path / "uploads")
+
+
+def hold(path: Path) -> int:
+    """Lock the store in this directory, for as long as the descriptor that comes back is open, in
+    whichever process. Raises StoreError.
+    """
+    lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise StoreError(f"the store in {path} is in use by another server") from error
+    return lock
 
 
 class FileHandle:

@@ -6,6 +6,7 @@ index. Does not own the names (`directory.py`).
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -59,6 +60,25 @@ class FileIngest:
         """Bytes that were written, also after commit; until `close`."""
         yield FilePart(self._file.fileno(), start, stop)
 
+    def claim(self) -> bool:
+        """Be the only one, of all processes, that writes; False while another is. Blocks, since what
+        others have written meanwhile is hashed.
+        """
+        if self._file.closed:
+            return True  # nothing will be written, and whoever tries is told
+        try:
+            fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        if os.fstat(self._file.fileno()).st_size != self.offset:
+            self._catch_up()
+        return True
+
+    def yield_up(self) -> None:
+        """Let others write again."""
+        if not self._file.closed:
+            fcntl.flock(self._file.fileno(), fcntl.LOCK_UN)
+
     def restart(self) -> None:
         """Forget what was written, in place. Blocks."""
         os.ftruncate(self._file.fileno(), 0)
@@ -105,14 +125,19 @@ class FileIngest:
         self._file.close()
 
     def _catch_up(self) -> None:
-        """Hash what another process, or this one before its restart, has written."""
-        self._hasher = self._hash_file("sha256")
-        self.offset = os.fstat(self._file.fileno()).st_size
+        """Hash what another process, or this one before its restart, has written beyond `offset`."""
+        if os.fstat(self._file.fileno()).st_size < self.offset:
+            self._hasher, self.offset = hashlib.sha256(), 0  # something was taken back
+        self.offset = self._hash_on(self._hasher, self.offset)
 
     def _hash_file(self, algorithm: str) -> hashlib._Hash:
         hasher = hashlib.new(algorithm)
-        position = 0
+        self._hash_on(hasher, 0)
+        return hasher
+
+    def _hash_on(self, hasher: hashlib._Hash, position: int) -> int:
+        """Hash from `position` to the end, which comes back."""
         while data := os.pread(self._file.fileno(), _REHASH_CHUNK, position):
             hasher.update(data)
             position += len(data)
-        return hasher
+        return position

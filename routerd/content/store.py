@@ -57,6 +57,16 @@ class Ingest(Protocol):
         """Bytes that were written, also after commit; until `close`."""
         ...
 
+    def claim(self) -> bool:
+        """Be the only one, of all processes, that writes; False while another is. Blocks, since what
+        others have written meanwhile is hashed.
+        """
+        ...
+
+    def yield_up(self) -> None:
+        """Let others write again."""
+        ...
+
     def matches(self, digest: Digest) -> bool:
         """Whether what was written is `digest`."""
         ...

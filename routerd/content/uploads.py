@@ -6,8 +6,9 @@ the HTTP of it (`web/uploads.py`).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from routerd.content.index import Index
 from routerd.content.links import Scope
@@ -35,9 +36,16 @@ class IngestUpload:
         """Bytes received so far."""
         return self._ingest.offset
 
+    async def refresh(self) -> None:
+        """See what another process has written since this one did, unless somebody writes now."""
+        if not self.busy and not self.ended:
+            with contextlib.suppress(RegistryError):
+                async with self._alone():
+                    pass
+
     async def append(self, chunks: AsyncIterator[bytes]) -> None:
         """Add bytes at `offset`. What arrived stays when the iterator raises or is cancelled."""
-        with self._alone():
+        async with self._alone():
             before = self.offset
             try:
                 async for chunk in chunks:
@@ -48,7 +56,7 @@ class IngestUpload:
 
     async def commit(self, digest: Digest, created_by: str) -> None:
         """Verify, make durable, link. Raises 400 DIGEST_INVALID and forgets the bytes."""
-        with self._alone():
+        async with self._alone():
             try:
                 await self._ingest.commit(digest, [self._scope], created_by)
             finally:
@@ -56,7 +64,7 @@ class IngestUpload:
 
     async def cancel(self) -> None:
         """Forget the bytes."""
-        with self._alone():
+        async with self._alone():
             await self._end()
 
     def close(self) -> None:
@@ -69,19 +77,27 @@ class IngestUpload:
         self._ingest.close()
         await self._index.delete_upload(self.id)
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
         if self.ended:
             raise RegistryError(Code.BLOB_UPLOAD_UNKNOWN)
         if self.busy:
-            raise RegistryError(
-                Code.BLOB_UPLOAD_INVALID, "another request is writing to this upload"
-            )
+            raise _another_writes()
         self.busy = True
         try:
-            yield
+            # Another process may have written since this one did, or may be writing now.
+            if not await finish_blocking(self._ingest.claim):
+                raise _another_writes()
+            try:
+                yield
+            finally:
+                self._ingest.yield_up()
         finally:
             self.busy = False
+
+
+def _another_writes() -> RegistryError:
+    return RegistryError(Code.BLOB_UPLOAD_INVALID, "another request is writing to this upload")
 
 
 class UploadTable:

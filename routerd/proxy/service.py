@@ -51,8 +51,11 @@ class Service:
     listing: Listing
     name: str
 
-    def __init__(self, policy: Policy, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, policy: Policy, clock: Callable[[], float] = time.time, *, shared: bool = False
+    ) -> None:
         self.policy = policy
+        self._shared = shared  # with other processes: see `DirectoryStore`
         self._clock = clock  # UTC seconds
         self.tasks = Tasks()
         self._stack = AsyncExitStack()
@@ -109,7 +112,7 @@ class Service:
         await run_blocking(_warn_of_strangers, policy.server.data, policy.endpoints)
 
     async def _open_store(self, path: Path) -> ContentStore:
-        store = DirectoryStore(path, self._clock)
+        store = DirectoryStore(path, self._clock, shared=self._shared)
         await store.start()
         self._stack.push_async_callback(store.aclose)
         return store

@@ -27,12 +27,12 @@ from quart import Quart
 
 from routerd.runtime.files import FilePart
 from routerd.web.http1 import Http1, RawFile
+from routerd.web.sockets import BACKLOG
 from routerd.web.zerocopy import FileSender, offering
 
 KEEP_ALIVE_SECONDS = 120  # above Go's 90 s idle pools, so that never we close while they send
 KEEP_ALIVE_REQUESTS = 1_000_000  # a connection; Hypercorn's 1,000 only costs clients reconnects
 HEADER_LIMIT = 64 * 1024  # bytes of request line and headers; registry tokens are long
-BACKLOG = 2048  # connections; a cluster that starts pulling arrives all at once
 # A client that takes nothing for so long is gone without a word, or may as well be. Longer than the
 # silence of a sender: who unpacks a layer while it downloads it may well stop to think.
 TAKES_NOTHING_SECONDS = 600.0

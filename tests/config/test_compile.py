@@ -123,7 +123,6 @@ def test_a_remote_has_its_options(compiled: Compile, tmp_path: Path) -> None:
         "warm: []",
         "tests: []",
         "include: []",
-        "server: {workers: 2}",
         "server: {public_url: https://x}",
         "server: {hosts: {}}",
         "server: {tls: {}}",

@@ -124,6 +124,12 @@ class MemoryIngest:
     async def read(self, start: int, stop: int) -> AsyncIterator[bytes]:
         yield bytes(self._data[start:stop])
 
+    def claim(self) -> bool:
+        return True
+
+    def yield_up(self) -> None:
+        pass
+
     def restart(self) -> None:
         self._data.clear()
 

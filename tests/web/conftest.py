@@ -18,7 +18,8 @@ from routerd.proxy.service import Service
 from routerd.runtime.tasks import Tasks
 from routerd.web.app import create_app
 from routerd.web.health import Health, State
-from routerd.web.server import bind, listen
+from routerd.web.listener import listen
+from routerd.web.sockets import bind
 from wire import Wire
 
 Serving = Callable[..., AbstractAsyncContextManager[Wire]]

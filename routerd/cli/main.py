@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from routerd import __version__
+from routerd.cli.audit import audit
 from routerd.cli.config import config
 from routerd.cli.explain import explain
 from routerd.cli.serve import serve
@@ -19,3 +20,4 @@ def main() -> None:
 main.add_command(serve)
 main.add_command(config)
 main.add_command(explain)
+main.add_command(audit)

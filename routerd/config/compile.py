@@ -65,6 +65,6 @@ def _compile(
     endpoints, rules = compile_endpoints(context, server, types)
     routes = compile_routes(context, server, endpoints, rules)
     table = RouteTable(routes, rules)
-    run_checks(context, endpoints, table)
+    run_checks(context, server, endpoints, table)
     fingerprint = hashlib.sha256(document.data).hexdigest()
     return Policy(server, endpoints, table, path, fingerprint)

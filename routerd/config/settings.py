@@ -69,8 +69,18 @@ class LogSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditSettings:
+    """`server.audit`. Each day has a file, named after `file` (absolute); `keep` in seconds."""
+
+    file: Path
+    keep: float
+
+
+@dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """`server`. `drain` in seconds; `data` is absolute; `name` None: a random one kept in data."""
+    """`server`. `drain` in seconds; `data` is absolute; `name` None: a random one kept in data;
+    `audit` None: no trail is kept.
+    """
 
     listen: tuple[Address, ...]
     admin: Address | None
@@ -82,6 +92,7 @@ class ServerSettings:
     max_hops: int
     drain: float
     log: LogSettings
+    audit: AuditSettings | None
 
 
 @dataclass(frozen=True, slots=True)

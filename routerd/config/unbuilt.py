@@ -18,7 +18,7 @@ _CACHE = frozenset(
 # By place; `*` stands for any name.
 _KEYS: Mapping[tuple[str, ...], frozenset[str]] = {
     (): frozenset({"access", "block", "private", "warm", "tests", "include"}),
-    ("server",): frozenset({"public_url", "hosts", "tls", "audit", "limits"}),
+    ("server",): frozenset({"public_url", "hosts", "tls", "limits"}),
     ("endpoints", "*"): frozenset(
         {
             "previous_names",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -24,12 +24,14 @@ from routerd.content.fetchtable import FetchTable
 from routerd.content.store import ContentStore
 from routerd.endpoints.base import Endpoint, EndpointContext
 from routerd.endpoints.registry import lookup_type
+from routerd.proxy.audit import AuditTrail
 from routerd.proxy.cached import CachedEndpoint
 from routerd.proxy.direct import DirectEndpoint
 from routerd.proxy.listing import Listing
 from routerd.proxy.pull import Pull, Reader
 from routerd.proxy.push import Push
 from routerd.runtime.blocking import run_blocking
+from routerd.runtime.dayfiles import DayFiles
 from routerd.runtime.tasks import Tasks
 
 log = structlog.get_logger("routerd.service")
@@ -49,6 +51,7 @@ class Service:
     pull: Pull
     push: Push
     listing: Listing
+    audit: AuditTrail | None
     name: str
 
     def __init__(self, policy: Policy, clock: Callable[[], float] = time.time) -> None:
@@ -80,6 +83,7 @@ class Service:
         if named is None:
             named = await run_blocking(_kept_name, policy.server.data)
         self.name = named
+        self.audit = await self._open_audit()
         stores: dict[str, ContentStore] = {}
         for spec in policy.endpoints.values():
             if spec.store_path is not None:
@@ -106,7 +110,16 @@ class Service:
         self.pull = Pull(policy.table, readers)
         self.push = Push(policy.table, endpoints, self.pull)
         self.listing = Listing(policy.table, readers)
-        await run_blocking(_warn_of_strangers, policy.server.data, policy.endpoints)
+        await run_blocking(_warn_of_strangers, policy)
+
+    async def _open_audit(self) -> AuditTrail | None:
+        settings = self.policy.server.audit
+        if settings is None:
+            return None
+        trail = AuditTrail(DayFiles(settings.file, settings.keep), self._clock)
+        await trail.open()
+        self._stack.push_async_callback(trail.aclose)
+        return trail
 
     async def _open_store(self, path: Path) -> ContentStore:
         store = DirectoryStore(path, self._clock)
@@ -153,9 +166,11 @@ def _kept_name(data: Path) -> str:
     return name
 
 
-def _warn_of_strangers(data: Path, endpoints: Mapping[str, EndpointSpec]) -> None:
+def _warn_of_strangers(policy: Policy) -> None:
     """config-language.md 3: a store on disk that the policy no longer names is warned about."""
-    known = {spec.store_path for spec in endpoints.values()}
-    for path in sorted(data.iterdir()):
-        if path.is_dir() and path not in known:
+    known = {spec.store_path for spec in policy.endpoints.values()}
+    audit = policy.server.audit
+    for path in sorted(policy.server.data.iterdir()):
+        is_audit = audit is not None and audit.file.is_relative_to(path)
+        if path.is_dir() and path not in known and not is_audit:
             log.warning("no storage endpoint of the policy uses this directory", path=str(path))

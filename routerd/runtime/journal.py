@@ -3,8 +3,8 @@
 Owns the bounded queue, its one writer, and that what could not be kept is counted, logged and marked
 in the file itself. Does not own the files (`dayfiles.py`) or what the lines say.
 
-Lines are handed to the kernel some milliseconds after `add`, and not synced: `kill -9` of the
-process loses those milliseconds, a power cut what the kernel had not written yet.
+Lines are handed to the kernel a tenth of a second after `add`, and not synced: `kill -9` of the
+process loses those, a power cut what the kernel had not written yet.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = logging.getLogger("routerd.journal")
 
 WAITING_LIMIT = 20_000  # lines; some 8 MB of memory, and ten seconds of a busy worker's pulls
 BATCH_LIMIT = 2_000  # lines of one write
-GATHER_SECONDS = 0.02  # for lines to come together: a hop to a thread costs more than a line
+GATHER_SECONDS = 0.1  # for lines to come together: a hop to a thread costs more than many lines
 RETRY_SECONDS = 5.0  # after a write that failed
 SAY_SECONDS = 60.0  # between two log lines about the same trouble
 CLOSE_SECONDS = 5.0  # for the last lines to be written

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 _CACHE = frozenset(
     {
         "retain",
-        "prefetch",
     }
 )
 

@@ -28,6 +28,7 @@ from routerd.proxy.audit import AuditTrail
 from routerd.proxy.cached import CachedEndpoint
 from routerd.proxy.direct import DirectEndpoint
 from routerd.proxy.listing import Listing
+from routerd.proxy.prefetch import Prefetcher
 from routerd.proxy.pull import Pull, Reader
 from routerd.proxy.push import Push
 from routerd.runtime.blocking import run_blocking
@@ -51,6 +52,7 @@ class Service:
     pull: Pull
     push: Push
     listing: Listing
+    prefetcher: Prefetcher
     audit: AuditTrail | None
     name: str
 
@@ -109,6 +111,7 @@ class Service:
         self.tasks.spawn("maintenance", _maintain(list(stores.values())))
         self.pull = Pull(policy.table, readers)
         self.push = Push(policy.table, endpoints, self.pull)
+        self.prefetcher = Prefetcher(readers, self.tasks)
         self.listing = Listing(policy.table, readers)
         await run_blocking(_warn_of_strangers, policy)
 

@@ -116,6 +116,8 @@ class RegistryApi:
             return responses.empty(202)
         accept = http.headers.getlist("Accept")
         answer = await self._service.pull.manifest(reference, accept, asked)
+        if http.method == "GET":  # who only looks does not go on to pull
+            self._service.prefetcher.follow(answer, asked)
         _note(http, answer.source)
         http.record.digest = str(answer.manifest.descriptor.digest)
         return responses.manifest(

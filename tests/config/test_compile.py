@@ -152,7 +152,6 @@ def test_a_key_that_is_not_built_is_refused_and_not_ignored(compiled: Compile, t
         "auth: [{type: anonymous}]",
         "tls: {certificate: x}",
         "cache: {store: s, retain: 1d}",
-        "cache: {store: s, prefetch: layers}",
     ],
 )
 def test_an_endpoint_key_that_is_not_built_is_refused(compiled: Compile, key: str) -> None:
@@ -333,6 +332,7 @@ def test_show_fills_in_what_the_policy_does_not_say(tmp_path: Path) -> None:
         "negative_ttl": "10s",
         "recheck": "30s",
         "immutable_tags": [],
+        "prefetch": "none",
     }
     assert caches == [{**filled, "ttl": "upstream's"}, {**filled, "ttl": "5m"}]
 

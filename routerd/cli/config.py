@@ -22,7 +22,7 @@ from routerd.config.document import Unreadable, dump
 from routerd.config.durations import format_duration
 from routerd.config.schema import schema_text
 from routerd.config.secrets import Secret
-from routerd.config.settings import AuditSettings
+from routerd.config.settings import AuditSettings, WarmRule
 from routerd.config.sight import KeyPath, shown_value
 from routerd.routing.decision import Route
 from routerd.routing.policy import (
@@ -127,6 +127,16 @@ def effective(policy: Policy) -> dict[str, Any]:
             for name, spec in policy.endpoints.items()
         },
         "routes": {str(route.pattern): _route(route) for route in policy.table.routes},
+        **({"warm": [_warm(rule) for rule in policy.warm]} if policy.warm else {}),
+    }
+
+
+def _warm(rule: WarmRule) -> dict[str, Any]:
+    platforms = {"platforms": [str(platform) for platform in rule.platforms]}
+    return {
+        "references": [str(reference) for reference in rule.references],
+        **(platforms if rule.platforms else {}),
+        "every": format_duration(rule.every),
     }
 
 

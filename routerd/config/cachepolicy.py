@@ -6,7 +6,7 @@ what they lead to (`proxy/freshness.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -44,13 +44,14 @@ def _prefetch(context: Context, path: KeyPath, written: str | dict[str, Any]) ->
         return Prefetch(layers=written == "layers")
     layers = context.get((*path, "layers"), True)
     concurrency = context.get((*path, "concurrency"), Prefetch().concurrency)
-    return Prefetch(layers, concurrency, platforms(context, (*path, "platforms")))
+    here = (*path, "platforms")
+    return Prefetch(layers, concurrency, platforms(context, here, context.get(here, [])))
 
 
-def platforms(context: Context, path: KeyPath) -> tuple[Platform, ...]:
-    """The platforms listed at `path`; the problem of one that is none is noted."""
+def platforms(context: Context, path: KeyPath, written: Sequence[str]) -> tuple[Platform, ...]:
+    """The platforms that stand at `path`; the problem of one that is none is noted."""
     found = []
-    for position, text in enumerate(context.get(path, [])):
+    for position, text in enumerate(written):
         try:
             found.append(Platform.parse(text))
         except ValueError as error:

@@ -12,7 +12,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
 
-from routerd.oci.reference import Namespace
+from routerd.oci.platform import Platform
+from routerd.oci.reference import Namespace, Reference
 from routerd.routing.policy import Action, IPNetwork, Origin
 from routerd.routing.table import RouteTable
 
@@ -114,11 +115,23 @@ class EndpointSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class WarmRule:
+    """One of `warm`: images that are fetched ahead, of these platforms (none: of all), each `every`
+    seconds (`math.inf`: once).
+    """
+
+    references: tuple[Reference, ...]
+    platforms: tuple[Platform, ...]
+    every: float
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """A policy file, compiled whole. `fingerprint` is the SHA-256 of the file, in hex."""
 
     server: ServerSettings
     endpoints: Mapping[str, EndpointSpec]
     table: RouteTable
+    warm: tuple[WarmRule, ...]
     path: Path
     fingerprint: str

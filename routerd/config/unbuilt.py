@@ -16,7 +16,7 @@ _CACHE = frozenset(
 
 # By place; `*` stands for any name.
 _KEYS: Mapping[tuple[str, ...], frozenset[str]] = {
-    (): frozenset({"access", "block", "private", "warm", "tests", "include"}),
+    (): frozenset({"access", "block", "private", "tests", "include"}),
     ("server",): frozenset({"public_url", "hosts", "tls", "limits"}),
     ("endpoints", "*"): frozenset(
         {

@@ -31,8 +31,11 @@ from routerd.proxy.listing import Listing
 from routerd.proxy.prefetch import Prefetcher
 from routerd.proxy.pull import Pull, Reader
 from routerd.proxy.push import Push
+from routerd.proxy.warm import Warm
+from routerd.proxy.warmschedule import LOCK_FILE, WarmSchedule
 from routerd.runtime.blocking import run_blocking
 from routerd.runtime.dayfiles import DayFiles
+from routerd.runtime.lockfile import LockFile
 from routerd.runtime.tasks import Tasks
 
 log = structlog.get_logger("routerd.service")
@@ -53,6 +56,7 @@ class Service:
     push: Push
     listing: Listing
     prefetcher: Prefetcher
+    warm: Warm
     audit: AuditTrail | None
     name: str
 
@@ -112,6 +116,11 @@ class Service:
         self.pull = Pull(policy.table, readers)
         self.push = Push(policy.table, endpoints, self.pull)
         self.prefetcher = Prefetcher(readers, self.tasks)
+        self.warm = Warm(self.pull)
+        if policy.warm:
+            lock = LockFile(policy.server.data / LOCK_FILE)
+            schedule = WarmSchedule(policy.warm, self.warm, policy.table, endpoints, lock)
+            self.tasks.spawn("warm schedule", schedule.run())
         self.listing = Listing(policy.table, readers)
         await run_blocking(_warn_of_strangers, policy)
 

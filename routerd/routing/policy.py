@@ -84,6 +84,10 @@ class Principal:
         )
 
 
+# Who asks for work that no client caused: like somebody at the machine itself.
+SELF = Caller(IPv4Address("127.0.0.1"))
+
+
 def is_everyone(principals: Sequence[Principal]) -> bool:
     """Whether they let anybody in: every client, or every one with an address of one version."""
     networks = [network for principal in principals for network in principal.networks or ()]

@@ -122,7 +122,6 @@ def test_a_remote_has_its_options(compiled: Compile, tmp_path: Path) -> None:
         "access: {}",
         "block: []",
         "private: []",
-        "warm: []",
         "tests: []",
         "include: []",
         "server: {workers: 2}",

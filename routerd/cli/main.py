@@ -6,6 +6,7 @@ import click
 
 from routerd import __version__
 from routerd.cli.audit import audit
+from routerd.cli.cache import cache
 from routerd.cli.config import config
 from routerd.cli.explain import explain
 from routerd.cli.serve import serve
@@ -21,3 +22,4 @@ main.add_command(serve)
 main.add_command(config)
 main.add_command(explain)
 main.add_command(audit)
+main.add_command(cache)

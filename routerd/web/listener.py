@@ -120,7 +120,8 @@ class _Connection(TCPServer):
         # The kernel's clock (tcp(7), closed windows included) costs nothing a chunk.
         patience = int(TAKES_NOTHING_SECONDS * 1000)
         try:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
+            if connection.family != socket.AF_UNIX:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
             client = parse_socket_addr(connection.family, connection.getpeername())
             server = parse_socket_addr(connection.family, connection.getsockname())
             self._sender = FileSender(self.writer)

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 
 from routerd.cli.policies import REFUSED, config_option, load_or_exit
-from routerd.cli.warmsource import SourceError, words
+from routerd.cli.warmsource import SourceError, rows_of
 from routerd.oci.errors import RegistryError
 from routerd.oci.platform import Platform
 from routerd.oci.reference import Reference
@@ -76,7 +76,7 @@ def warm(
     except RegistryError as error:
         raise click.BadParameter(error.message, param_hint="REF") from error
     try:
-        complete = _show(words(policy, parsed, platforms), form)
+        complete = _show(rows_of(policy, parsed, platforms), form)
     except SourceError as error:
         raise click.ClickException(str(error)) from error
     if not complete:
@@ -89,14 +89,14 @@ def _lines(file: TextIO) -> Iterator[str]:
             yield text
 
 
-def _show(said: Iterable[Mapping[str, Any]], form: str) -> bool:
+def _show(rows: Iterable[Mapping[str, Any]], form: str) -> bool:
     """Print what comes; whether every image is whole."""
     complete = True
     screen = _Json() if form == "json" else _Bars()
     with screen:
-        for word in said:
-            complete = complete and word.get("result", "warm") == "warm"
-            screen.show(word)
+        for row in rows:
+            complete = complete and row.get("result", "warm") == "warm"
+            screen.show(row)
     return complete
 
 
@@ -109,9 +109,9 @@ class _Json:
     def __exit__(self, *_exc: object) -> None:
         pass
 
-    def show(self, word: Mapping[str, Any]) -> None:
+    def show(self, row: Mapping[str, Any]) -> None:
         """Print it at once: who reads it may be waiting."""
-        click.echo(json.dumps(word))
+        click.echo(json.dumps(row))
         sys.stdout.flush()
 
 
@@ -141,27 +141,27 @@ class _Bars:
     def __exit__(self, *_exc: object) -> None:
         self._progress.stop()
 
-    def show(self, word: Mapping[str, Any]) -> None:
+    def show(self, row: Mapping[str, Any]) -> None:
         """Move a bar, or print what came of an image."""
-        if "result" in word:
-            for line in _outcome(word):
+        if row["kind"] == "image":
+            for line in _outcome(row):
                 self._console.print(line, markup=False)  # a message may hold brackets
             for bar in self._bars.values():
                 self._progress.remove_task(bar)
             self._bars.clear()
-        elif word["kind"] == "blob":
-            content = word["content"]
+        elif row["part"] == "blob":
+            content = row["content"]
             if content not in self._bars:
-                self._bars[content] = self._progress.add_task(content[:_SHORT], total=word["size"])
-            self._progress.update(self._bars[content], completed=word["done"], total=word["size"])
+                self._bars[content] = self._progress.add_task(content[:_SHORT], total=row["size"])
+            self._progress.update(self._bars[content], completed=row["done"], total=row["size"])
 
 
-def _outcome(word: Mapping[str, Any]) -> Iterator[str]:
-    reference, failed = word["reference"], word["failed"]
-    if word["result"] == "failed":
+def _outcome(row: Mapping[str, Any]) -> Iterator[str]:
+    reference, failed = row["reference"], row["failed"]
+    if row["result"] == "failed":
         yield f"{reference}  not fetched: {failed[0]}"
         return
-    size = f"{word['bytes'] / 1e6:,.1f} MB"
-    yield f"{reference}  {word['digest']}  {word['blobs']} blobs, {size}"
+    size = f"{row['bytes'] / 1e6:,.1f} MB"
+    yield f"{reference}  {row['digest']}  {row['blobs']} blobs, {size}"
     for why in failed:
         yield f"{reference}  missing: {why}"

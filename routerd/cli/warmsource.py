@@ -10,6 +10,7 @@ import http.client
 import json
 import socket
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from routerd.content.errors import StoreError
 from routerd.oci.platform import Platform
 from routerd.oci.reference import Reference
 from routerd.proxy.service import Service
-from routerd.proxy.warmfeed import feed, to_json
+from routerd.proxy.warmfeed import feed, plain
 from routerd.runtime.logs import configure
 
 CONTROL_SOCKET = "control.sock"  # in the data directory; mode 0600
@@ -31,10 +32,10 @@ class SourceError(Exception):
     """Nobody can fetch. The message is for the operator."""
 
 
-def words(
+def rows_of(
     policy: Policy, references: Sequence[Reference], platforms: Sequence[Platform]
 ) -> Iterator[Line]:
-    """What moves and what came of each image, as `warmfeed.to_json` says it. Raises SourceError."""
+    """What moves and what came of each image, as `warmfeed.plain` says it. Raises SourceError."""
     connection = _Control(policy.server.data / CONTROL_SOCKET)
     try:
         connection.connect()
@@ -68,7 +69,7 @@ def _asked(
 ) -> Iterator[Line]:
     body = {"references": list(map(str, references)), "platforms": list(map(str, platforms))}
     try:
-        connection.request("POST", "/warm", json.dumps(body))
+        connection.request("POST", "/v1/warm", json.dumps(body))
         answer = connection.getresponse()
         if answer.status != 200:
             [problem] = json.loads(answer.read())["errors"]
@@ -105,6 +106,9 @@ def _alone(
 async def _served(
     policy: Policy, references: Sequence[Reference], platforms: Sequence[Platform]
 ) -> AsyncGenerator[Line, None]:
-    async with Service(policy) as service:
-        async for word in feed(service.warm, references, platforms):
-            yield to_json(word)
+    async with (
+        Service(policy) as service,
+        aclosing(feed(service.warm, references, platforms)) as rows,
+    ):
+        async for row in rows:
+            yield plain(row)

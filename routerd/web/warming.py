@@ -1,4 +1,4 @@
-"""`POST /warm` of the control socket: fetch images ahead, and tell what moves, a JSON line an event.
+"""`POST /v1/warm` of the control socket: fetch images ahead, and tell what moves, a JSON line an event.
 
 Owns the request's form and the stream. Does not own who may ask (the socket's mode), fetching
 (`proxy/warm.py`) or what a line says (`proxy/warmfeed.py`). Who hangs up stops the fetching.
@@ -7,7 +7,7 @@ Owns the request's form and the stream. Does not own who may ask (the socket's m
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 from quart import Response
@@ -17,10 +17,10 @@ from routerd.oci.errors import Code, RegistryError
 from routerd.oci.platform import Platform
 from routerd.oci.reference import Namespace, Reference
 from routerd.proxy.service import Service
-from routerd.proxy.warmfeed import Word, feed, to_json
+from routerd.proxy.warmfeed import Row, feed, plain
 from routerd.web.connection import RegistryRequest
 
-PATH = "/warm"
+PATH = "/v1/warm"
 BODY_LIMIT = 1024 * 1024  # bytes; some ten thousand references
 
 
@@ -34,20 +34,20 @@ async def warm(request: RegistryRequest, service: Service) -> Response:
 
 
 class _Lines(ResponseBody):
-    """The words as lines, sent as they come."""
+    """The rows as lines, sent as they come."""
 
-    def __init__(self, words: AsyncIterator[Word]) -> None:
-        self._words = words
+    def __init__(self, rows: AsyncGenerator[Row, None]) -> None:
+        self._rows = rows
 
     async def __aenter__(self) -> _Lines:
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
-        await self._words.aclose()  # type: ignore[attr-defined]  # it is a generator
+        await self._rows.aclose()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for word in self._words:
-            yield json.dumps(to_json(word)).encode() + b"\n"
+        async for row in self._rows:
+            yield json.dumps(plain(row)).encode() + b"\n"
 
 
 def _parse(body: bytes, default: Namespace) -> tuple[list[Reference], list[Platform]]:

@@ -23,7 +23,7 @@ from routerd.oci.errors import Code, RegistryError
 from routerd.proxy.service import Service
 from routerd.runtime.tasks import Tasks
 from routerd.web import warming
-from routerd.web.app import _Application
+from routerd.web.app import Application
 from routerd.web.listener import listen
 from upstream import Script, Upstream, digest_of, image, upstream
 from wire import Wire
@@ -95,7 +95,7 @@ async def controlled(policy: Path) -> AsyncIterator[None]:
             listener.bind(str(found.server.data / CONTROL_SOCKET))
             listener.listen()
             listener.setblocking(False)
-            tasks.spawn("control", listen(_Application(view), [listener], stop, 1.0))
+            tasks.spawn("control", listen(Application(view), [listener], stop, 1.0))
             try:
                 yield
             finally:
@@ -112,7 +112,10 @@ async def test_on_a_stopped_servers_data_it_fetches_by_itself(
     *events, last = lines(out)
     assert last["result"] == "warm"
     assert (last["reference"], last["blobs"]) == ("docker.io/library/app:1", 2)
-    assert {event["stage"] for event in events} >= {"kept"}
+    assert {(event["kind"], event["part"]) for event in events} == {
+        ("content", "manifest"),
+        ("content", "blob"),
+    }
     of_layer = [event for event in events if event["content"] == digest_of(layer)]
     assert (of_layer[-1]["done"], of_layer[-1]["size"]) == (300_000, 300_000)
     await hub.stop()
@@ -139,7 +142,7 @@ async def test_a_running_server_fetches_where_it_has_a_control_socket(
             "one:1", "--file", listed, "--config", policy, "--format", "json"
         )
     assert status == 1
-    results = [line for line in lines(out) if "result" in line]
+    results = [line for line in lines(out) if line["kind"] == "image"]
     assert [line["result"] for line in results] == ["warm", "warm", "failed"]
     assert [asked(hub, name, layer) for name, layer in layers.items()] == [1, 1]
 
@@ -216,9 +219,9 @@ async def test_a_request_that_is_none_is_refused(policy: Path, body: bytes) -> N
     async with controlled(policy):
         path = policy.parent / "data" / CONTROL_SOCKET
         reader, writer = await asyncio.open_unix_connection(str(path))
-        head = f"POST /warm HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"POST /v1/warm HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
-        answer = await asyncio.wait_for(reader.read(), 20)
+        answer = await asyncio.wait_for(reader.readuntil(b"}]}"), 20)
         writer.close()
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"not a request to warm" in answer

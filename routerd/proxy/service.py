@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -117,12 +117,16 @@ class Service:
         self.push = Push(policy.table, endpoints, self.pull)
         self.prefetcher = Prefetcher(readers, self.tasks)
         self.warm = Warm(self.pull)
+        self.listing = Listing(policy.table, readers)
+        self._keep_warm(endpoints)
+        await run_blocking(_warn_of_strangers, policy)
+
+    def _keep_warm(self, endpoints: Mapping[str, Endpoint]) -> None:
+        policy = self.policy
         if policy.warm:
             lock = LockFile(policy.server.data / LOCK_FILE)
             schedule = WarmSchedule(policy.warm, self.warm, policy.table, endpoints, lock)
             self.tasks.spawn("warm schedule", schedule.run())
-        self.listing = Listing(policy.table, readers)
-        await run_blocking(_warn_of_strangers, policy)
 
     async def _open_audit(self) -> AuditTrail | None:
         settings = self.policy.server.audit

@@ -41,6 +41,7 @@ OWNERS = {
     "jsonschema": ("config/",),
     "sqlalchemy": ("content/",),
     "click": ("cli/",),
+    "rich": ("cli/",),
 }
 
 # A task that nobody references is collected while it runs and fails in silence.

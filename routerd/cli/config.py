@@ -22,6 +22,7 @@ from routerd.config.document import Unreadable, dump
 from routerd.config.durations import format_duration
 from routerd.config.schema import schema_text
 from routerd.config.secrets import Secret
+from routerd.config.settings import AuditSettings, WarmRule
 from routerd.config.sight import KeyPath, shown_value
 from routerd.routing.decision import Route
 from routerd.routing.policy import (
@@ -112,6 +113,7 @@ def effective(policy: Policy) -> dict[str, Any]:
             "max_hops": server.max_hops,
             "drain": format_duration(server.drain),
             "log": {"format": server.log.format, "level": server.log.level},
+            "audit": _audit(server.audit),
         },
         # What counts for an action that none of a name's routes speaks of.
         "access": {"default": _principals(DEFAULT_ALLOW)},
@@ -125,7 +127,23 @@ def effective(policy: Policy) -> dict[str, Any]:
             for name, spec in policy.endpoints.items()
         },
         "routes": {str(route.pattern): _route(route) for route in policy.table.routes},
+        **({"warm": [_warm(rule) for rule in policy.warm]} if policy.warm else {}),
     }
+
+
+def _warm(rule: WarmRule) -> dict[str, Any]:
+    platforms = {"platforms": [str(platform) for platform in rule.platforms]}
+    return {
+        "references": [str(reference) for reference in rule.references],
+        **(platforms if rule.platforms else {}),
+        "every": format_duration(rule.every),
+    }
+
+
+def _audit(settings: AuditSettings | None) -> dict[str, str] | None:
+    if settings is None:
+        return None
+    return {"file": str(settings.file), "keep": format_duration(settings.keep)}
 
 
 def _route(route: Route) -> dict[str, Any]:

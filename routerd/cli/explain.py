@@ -130,9 +130,22 @@ def _refusal(refusal: Refusal) -> str:
 
 
 def _setting(policy: Policy, setting: Setting[Any], name: str = "") -> str:
-    value = shown_value(setting.value)
-    text = name + (", ".join(value) if isinstance(value, list) else value)
+    text = name + _words(shown_value(setting.value))
     return f"{text:<{28 if name else 12}} {_said_by(policy, setting.origin)}"
+
+
+def _words(value: Any) -> str:
+    """A setting's value on one line."""
+    match value:
+        case dict():
+            said = (
+                key if inner is True else f"{key} {_words(inner)}" for key, inner in value.items()
+            )
+            return ", ".join(said)
+        case list():
+            return ", ".join(map(str, value))
+        case _:
+            return str(value)
 
 
 def _said_by(policy: Policy, origin: Origin) -> str:

@@ -17,17 +17,25 @@ from routerd.config.document import KeyPath
 from routerd.config.pair_checks import check_pairs
 from routerd.config.reference_checks import check_references
 from routerd.config.route_checks import check_route, place
-from routerd.config.settings import EndpointSpec
+from routerd.config.settings import EndpointSpec, ServerSettings
 from routerd.config.variables import has_variable
 from routerd.routing.decision import Route
 from routerd.routing.globs import is_literal
 from routerd.routing.table import RouteTable
 
+_AUDIT_FILE: KeyPath = ("server", "audit", "file")
 
-def run_checks(context: Context, specs: Mapping[str, EndpointSpec], table: RouteTable) -> None:
+
+def run_checks(
+    context: Context,
+    server: ServerSettings,
+    specs: Mapping[str, EndpointSpec],
+    table: RouteTable,
+) -> None:
     """Note everything doubtful."""
     for name, spec in specs.items():
         _check_endpoint(context, name, spec)
+    _check_audit(context, specs, server)
     _check_use(context, specs, table)
     for route in table.routes:
         check_route(context, route, specs, table)
@@ -46,6 +54,21 @@ def run_checks(context: Context, specs: Mapping[str, EndpointSpec], table: Route
     if context.get(header) is not None and not context.get(("server", "trusted_proxies")):
         message = "'forwarded_header' is read from trusted proxies only, and there are none"
         context.warn("no-effect", message, context.document.key(header))
+
+
+# The server
+
+
+def _check_audit(
+    context: Context, specs: Mapping[str, EndpointSpec], server: ServerSettings
+) -> None:
+    """A store's directory is the store's: what else lies there could be taken for content."""
+    if server.audit is None:
+        return
+    for name, spec in specs.items():
+        if spec.store_path is not None and server.audit.file.parent.is_relative_to(spec.store_path):
+            message = f"the audit trail would lie in the directory of endpoint '{name}'"
+            context.error("shared-path", message, context.document.value(_AUDIT_FILE))
 
 
 # Endpoints

@@ -21,6 +21,7 @@ from routerd.config.schema import TypeLookup, check
 from routerd.config.server import compile_server
 from routerd.config.settings import Policy
 from routerd.config.shorthand import expand
+from routerd.config.warm import compile_warm
 from routerd.routing.table import RouteTable
 
 __all__ = ["Compilation", "Policy", "load_policy"]
@@ -65,6 +66,7 @@ def _compile(
     endpoints, rules = compile_endpoints(context, server, types)
     routes = compile_routes(context, server, endpoints, rules)
     table = RouteTable(routes, rules)
-    run_checks(context, endpoints, table)
+    run_checks(context, server, endpoints, table)
+    warm = compile_warm(context, server, endpoints, table)
     fingerprint = hashlib.sha256(document.data).hexdigest()
-    return Policy(server, endpoints, table, path, fingerprint)
+    return Policy(server, endpoints, table, warm, path, fingerprint)

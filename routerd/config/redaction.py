@@ -16,6 +16,7 @@ from routerd.config.sight import Sight, below, by_name, hidden_in_key, hidden_pa
 _TABLE = frozenset({"upstream", "username", "password", "acl"})  # the proposal's form
 _WORD = re.compile(r"\w+")
 _LINE_END = re.compile("\r\n|[\r\n\x85\u2028\u2029]")  # where ruamel.yaml counts a line
+_COMMENT_LINE = re.compile("[ \t]*(#[^\r\n\x85\u2028\u2029]*)?(?:\r\n|[\r\n\x85\u2028\u2029])")
 _PROPERTIES = re.compile(r"(?:[!&]\S*[ \t]*)*")
 _COMMENTED = (Sight.LOGIN, Sight.SECRET, Sight.ADDRESS)  # whose comment may be part of it
 _MAPPING, _SCALAR = "mapping", "scalar"  # `id` of a node
@@ -96,12 +97,13 @@ def _entry(
     name = str(key.value)
     merges = name == "<<"
     inner = sight if merges else below(sight, name)
+    start, end = key.start_mark.index, key.end_mark.index
+    has_value = value.start_mark.index != value.end_mark.index
     # A block ends where the next key begins, far from its last comment.
     ends_here = value.id == _SCALAR or getattr(value, "flow_style", False)
     if ends_here and (sight is Sight.LOGIN or inner in _COMMENTED):
-        found |= _comment_after(text, value)
-    start, end = key.start_mark.index, key.end_mark.index
-    has_value = value.start_mark.index != value.end_mark.index
+        # The end of a value that is not there is that of the blank before the next key.
+        found |= _comment_after(text, value.end_mark.index if has_value else end)
     hidden = None if merges else hidden_in_key(sight, name, has_value)
     if hidden is not None:
         found.add((start + hidden[0], end))
@@ -125,13 +127,21 @@ def _scalar_spans(text: str, node: Node, sight: Sight) -> set[tuple[int, int]]:
     return {(start + at + first, start + at + last) for first, last in hidden}
 
 
-def _comment_after(text: str, node: Node) -> set[tuple[int, int]]:
-    """A comment behind a secret's value: often the value of yesterday."""
-    end = node.end_mark.index
+def _comment_after(text: str, end: int) -> set[tuple[int, int]]:
+    """A comment behind a secret's value, and those on lines of their own below it: often the value
+    of yesterday, or what was meant to be the value and is none for its `#`.
+    """
+    found = set()
     stop = _LINE_END.search(text, end)
     line = text[end : stop.start() if stop else len(text)]
     at = line.find("#")
-    return set() if at < 0 or "\n" in text[end - 1 : end] else {(end + at, end + len(line))}
+    if at >= 0 and "\n" not in text[end - 1 : end]:
+        found.add((end + at, end + len(line)))
+    below = stop.end() if stop else len(text)
+    while comment := _COMMENT_LINE.match(text, below):
+        found.add(comment.span(1))
+        below = comment.end()
+    return found
 
 
 # By words, where there is no document

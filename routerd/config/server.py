@@ -6,10 +6,11 @@ Owns its keys and defaults (config-language.md 1 and 5).
 from __future__ import annotations
 
 from ipaddress import ip_network
+from pathlib import Path
 
 from routerd.config.context import Context
 from routerd.config.document import KeyPath
-from routerd.config.settings import Address, LogSettings, ServerSettings
+from routerd.config.settings import Address, AuditSettings, LogSettings, ServerSettings
 from routerd.oci.errors import RegistryError
 from routerd.oci.reference import DOCKER_HUB, Namespace, parse_namespace
 from routerd.routing.policy import IPNetwork
@@ -19,6 +20,8 @@ DEFAULT_ADMIN = "127.0.0.1:5001"
 DEFAULT_DATA = "./routerd-data"
 DEFAULT_HEADER = "X-Forwarded-For"
 DEFAULT_HOPS = 5
+DEFAULT_AUDIT = "audit.jsonl"
+DEFAULT_AUDIT_KEEP = 30 * 86400.0  # seconds; at 400 bytes a pull some 12 GB for ten pulls a second
 DEFAULT_DRAIN = 25.0  # seconds; below Kubernetes' 30 s before SIGKILL
 
 
@@ -43,6 +46,7 @@ def compile_server(context: Context) -> ServerSettings:
             context.get(("server", "log", "format"), "text"),
             context.get(("server", "log", "level"), "info"),
         ),
+        audit=_audit(context, data),
     )
 
 
@@ -57,6 +61,15 @@ def default_namespace(context: Context) -> Namespace:
     except RegistryError as error:
         context.error("bad-value", error.message, context.document.value(path))
         return DOCKER_HUB
+
+
+def _audit(context: Context, data: Path) -> AuditSettings | None:
+    path: KeyPath = ("server", "audit")
+    server = context.get(("server",), {})
+    if "audit" in server and server["audit"] is None:
+        return None
+    file = (data / context.get((*path, "file"), DEFAULT_AUDIT)).absolute()
+    return AuditSettings(file, context.duration((*path, "keep"), DEFAULT_AUDIT_KEEP))
 
 
 def _listen(context: Context) -> list[tuple[KeyPath, Address]]:

@@ -12,7 +12,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
 
-from routerd.oci.reference import Namespace
+from routerd.oci.platform import Platform
+from routerd.oci.reference import Namespace, Reference
 from routerd.routing.policy import Action, IPNetwork, Origin
 from routerd.routing.table import RouteTable
 
@@ -69,8 +70,18 @@ class LogSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditSettings:
+    """`server.audit`. Each day has a file, named after `file` (absolute); `keep` in seconds."""
+
+    file: Path
+    keep: float
+
+
+@dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """`server`. `drain` in seconds; `data` is absolute; `name` None: a random one kept in data."""
+    """`server`. `drain` in seconds; `data` is absolute; `name` None: a random one kept in data;
+    `audit` None: no trail is kept.
+    """
 
     listen: tuple[Address, ...]
     admin: Address | None
@@ -83,6 +94,7 @@ class ServerSettings:
     workers: int
     drain: float
     log: LogSettings
+    audit: AuditSettings | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +116,24 @@ class EndpointSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class WarmRule:
+    """One of `warm`: images that are fetched ahead, of these platforms (none: of all), each `every`
+    seconds (`math.inf`: once).
+    """
+
+    references: tuple[Reference, ...]
+    platforms: tuple[Platform, ...]
+    every: float
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """A policy file, compiled whole. `fingerprint` is the SHA-256 of the file, in hex."""
 
     server: ServerSettings
     endpoints: Mapping[str, EndpointSpec]
     table: RouteTable
+    warm: tuple[WarmRule, ...]
     path: Path
     fingerprint: str
 

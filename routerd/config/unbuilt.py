@@ -11,14 +11,13 @@ from collections.abc import Mapping, Sequence
 _CACHE = frozenset(
     {
         "retain",
-        "prefetch",
     }
 )
 
 # By place; `*` stands for any name.
 _KEYS: Mapping[tuple[str, ...], frozenset[str]] = {
-    (): frozenset({"access", "block", "private", "warm", "tests", "include"}),
-    ("server",): frozenset({"public_url", "hosts", "tls", "audit", "limits"}),
+    (): frozenset({"access", "block", "private", "tests", "include"}),
+    ("server",): frozenset({"public_url", "hosts", "tls", "limits"}),
     ("endpoints", "*"): frozenset(
         {
             "previous_names",

@@ -61,7 +61,8 @@ class Fetch:
         self._followed = 0  # bytes that another process has written
         self.has_begun = False  # upstream has answered, to whomever
         self._verified = False
-        self._error: RegistryError | None = None
+        self._error: RegistryError | None = None  # readers raise it
+        self._failure: RegistryError | None = None  # also one after readers have everything
         self._changed = asyncio.Event()
         self._readers = 0  # who joined and did not leave yet
         self._ended = False
@@ -127,6 +128,15 @@ class Fetch:
         """Bytes that can be read."""
         return self._followed if self._spool is None else self._spool.written
 
+    async def kept(self) -> None:
+        """Wait until it is stored and linked, which is after the last bytes can be read. Raises what
+        kept it from that.
+        """
+        while not self._ended:
+            await self._changed.wait()
+        if self._failure is not None:
+            raise self._failure
+
     async def leave(self) -> None:
         """One who joined has read what it wanted, or does not want it any more."""
         self._readers -= 1
@@ -139,6 +149,7 @@ class Fetch:
 
     def give_up(self, error: RegistryError) -> None:
         """It never began. Every reader raises this."""
+        self._ended = True
         self._fail(error)
 
     async def fill(self) -> None:
@@ -165,6 +176,7 @@ class Fetch:
                 await self._spool.settle(keep=not forget)
             await self._file.release(forget=forget)
             self._ended = True
+            self._announce()
             self._close_if_unused()
 
     async def _complete(self) -> None:
@@ -267,6 +279,7 @@ class Fetch:
     def _fail(self, error: RegistryError) -> None:
         if not isinstance(error, Superseded):
             log.warning("download of %s failed: %s", self.digest, error.message)
+        self._failure = error
         if not self._verified:
             self._error = error
         self._announce()

@@ -1,17 +1,19 @@
 """The downloads that run: single flight by what is fetched and from whom, and whose turn it is.
 
 Owns that each digest is fetched once from an endpoint into a store, however many want it, and how
-many downloads of an endpoint run at once. Does not own a download (`fetch.py`).
+long one waits for its turn. Does not own a download (`fetch.py`) or who is next (`turns.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 from routerd.content.download import OpenSource
 from routerd.content.fetch import Fetch
 from routerd.content.links import Scope
 from routerd.content.store import ContentStore
+from routerd.content.turns import Turn, Turns
 from routerd.oci.errors import Code, RegistryError
 from routerd.oci.reference import Digest
 from routerd.runtime.tasks import Tasks
@@ -20,30 +22,43 @@ FILLS_LIMIT = 16  # downloads of one endpoint that run at once; the others wait 
 TURN_SECONDS = 30.0  # that one waits for its turn; then its clients are told that upstream is busy
 
 
+@dataclass(frozen=True, slots=True)
+class _Running:
+    fetch: Fetch
+    turn: Turn
+
+
 class FetchTable:
     """The downloads that run, by what they fetch and from whom."""
 
     def __init__(self, tasks: Tasks) -> None:
         self.completed = 0  # downloads that ended, however: who sees it moved looks again
         self._tasks = tasks
-        self._running: dict[tuple[ContentStore, str, Digest], Fetch] = {}
+        self._running: dict[tuple[ContentStore, str, Digest], _Running] = {}
         # By endpoint, so that one that hangs keeps nobody from the others.
-        self._slots: dict[str, asyncio.Semaphore] = {}
+        self._turns: dict[str, Turns] = {}
 
     def __len__(self) -> int:
         return len(self._running)
 
     def find(self, store: ContentStore, endpoint: str, digest: Digest) -> Fetch | None:
         """The download of this digest that runs, if one does."""
-        fetch = self._running.get((store, endpoint, digest))
-        return None if fetch is None or fetch.has_failed else fetch
+        running = self._running.get((store, endpoint, digest))
+        return None if running is None or running.fetch.has_failed else running.fetch
 
     def join(
-        self, store: ContentStore, digest: Digest, scope: Scope, open_source: OpenSource
+        self,
+        store: ContentStore,
+        digest: Digest,
+        scope: Scope,
+        open_source: OpenSource,
+        *,
+        ahead: bool = False,
     ) -> tuple[Fetch, bool]:
         """The download of `digest` from the scope's endpoint, and whether it is a new one.
 
-        Who joins calls `Fetch.leave` once, in every case.
+        Who joins calls `Fetch.leave` once, in every case. `ahead`: no client waits for it, so it
+        has time; once somebody joins who does wait, it has none.
 
         Upstream is asked for it in that scope; whether another may see it, `Fetch.admits` tells.
         Nothing is awaited here, so no second download can slip in. Another
@@ -51,22 +66,27 @@ class FetchTable:
         is no proof that another has it (config-language.md 3).
         """
         key = (store, scope.endpoint, digest)
-        fetch = self._running.get(key)
-        is_new = fetch is None or fetch.has_failed
-        if fetch is None or fetch.has_failed:
+        turns = self._turns.setdefault(scope.endpoint, Turns(FILLS_LIMIT))
+        running = self._running.get(key)
+        is_new = running is None or running.fetch.has_failed
+        if running is None or running.fetch.has_failed:
             fetch = Fetch(store, digest, scope, open_source)
-            self._tasks.spawn(f"fetch {digest}", self._run(key, fetch))
-            self._running[key] = fetch
-        fetch.enter()
-        return fetch, is_new
+            running = _Running(fetch, turns.enter(ahead=ahead))
+            self._tasks.spawn(f"fetch {digest}", self._run(key, running, turns))
+            self._running[key] = running
+        elif not ahead:
+            turns.promote(running.turn)
+        running.fetch.enter()
+        return running.fetch, is_new
 
-    async def _run(self, key: tuple[ContentStore, str, Digest], fetch: Fetch) -> None:
+    async def _run(
+        self, key: tuple[ContentStore, str, Digest], running: _Running, turns: Turns
+    ) -> None:
         _, endpoint, _ = key
-        slots = self._slots.setdefault(endpoint, asyncio.Semaphore(FILLS_LIMIT))
+        fetch = running.fetch
         try:
             try:
-                async with asyncio.timeout(TURN_SECONDS):
-                    await slots.acquire()
+                await running.turn.begin(TURN_SECONDS)
             except TimeoutError:
                 fetch.give_up(
                     RegistryError(
@@ -77,11 +97,12 @@ class FetchTable:
                     )
                 )
                 return
-            try:
-                await fetch.fill()
-            finally:
-                slots.release()
+            except asyncio.CancelledError:
+                fetch.give_up(RegistryError(Code.UNAVAILABLE, "routerd is being stopped"))
+                raise
+            await fetch.fill()
         finally:
+            turns.leave(running.turn)
             self.completed += 1
-            if self._running.get(key) is fetch:
+            if self._running.get(key) is running:
                 del self._running[key]

@@ -157,6 +157,29 @@ class Endpoint(Protocol):
         ...
 
 
+class Quota(Protocol):
+    """What one account may still ask of an upstream."""
+
+    @property
+    def remaining(self) -> int:
+        """Requests that are left."""
+        ...
+
+    @property
+    def limit(self) -> int | None:
+        """Of how many; None where upstream does not say."""
+        ...
+
+
+@runtime_checkable
+class RateLimited(Protocol):
+    """An endpoint that can say how often its upstream may still be asked. Not every one can."""
+
+    def rate_limits(self) -> Sequence[Quota]:
+        """What upstream last said, an account each; what no longer counts is left out."""
+        ...
+
+
 class UploadSession(Protocol):
     """An upload on its way. Until `commit` its content is not visible and it can be resumed."""
 

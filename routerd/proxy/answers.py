@@ -16,6 +16,9 @@ from routerd.routing.decision import Step
 from routerd.routing.policy import Caller
 from routerd.runtime.files import Part
 
+# Called with the bytes that are there and the size, None where it is not known. Must not wait.
+Progress = Callable[[int, int | None], None]
+
 
 class Result(StrEnum):
     """How a request was served: the `result` of its log line and the base of its Cache-Status."""
@@ -58,6 +61,8 @@ class BlobAnswer:
 
     `read(start, stop)` yields the bytes of [start, stop) in parts; `stop` None is the end. The last bytes
     come only once the whole is verified; on failure it raises and the connection must be cut short.
+    `kept()` waits until a download is stored, and raises where it could not be; None: it is stored,
+    or never will be.
     """
 
     digest: Digest
@@ -65,6 +70,7 @@ class BlobAnswer:
     source: Source
     read: Callable[[int, int | None], AsyncIterator[Part]]
     aclose: Callable[[], Awaitable[None]]
+    kept: Callable[[], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

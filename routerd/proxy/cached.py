@@ -24,6 +24,7 @@ from routerd.proxy.answers import (
     BlobAnswer,
     BlobFacts,
     ManifestAnswer,
+    Progress,
     Request,
     Result,
     Source,
@@ -87,6 +88,27 @@ class CachedEndpoint:
 
     async def blob(self, step: Step, digest: Digest, request: Request) -> BlobAnswer:
         """The blob: from the store, from the download that runs, or from a new one."""
+        return await self._blob(step, digest, request, ahead=False)
+
+    async def keep(
+        self, step: Step, digest: Digest, request: Request, progress: Progress
+    ) -> BlobFacts:
+        """Have the blob stored, behind the downloads that clients wait for."""
+        answer = await self._blob(step, digest, request, ahead=True)
+        done = 0
+        try:
+            async for part in answer.read(0, answer.size):  # of files, which nobody reads here
+                done += len(part)
+                progress(done, answer.size)
+            if answer.kept is not None:
+                await answer.kept()
+        finally:
+            await answer.aclose()
+        return BlobFacts(digest, done, answer.source)
+
+    async def _blob(
+        self, step: Step, digest: Digest, request: Request, *, ahead: bool
+    ) -> BlobAnswer:
         scope = self.scope(step.repository)
         while True:
             completed = self._fetches.completed
@@ -97,7 +119,7 @@ class CachedEndpoint:
             running = self._fetches.find(self.store, scope.endpoint, digest)
             if running is None and self._fetches.completed != completed:
                 continue  # it may have come in since the store was asked
-            answer = await self._joined(scope, step, digest, request)
+            answer = await self._joined(scope, step, digest, request, ahead=ahead)
             if answer is not None:
                 return answer
 
@@ -114,7 +136,7 @@ class CachedEndpoint:
         return handle
 
     async def _joined(
-        self, scope: Scope, step: Step, digest: Digest, request: Request
+        self, scope: Scope, step: Step, digest: Digest, request: Request, *, ahead: bool
     ) -> BlobAnswer | None:
         """The blob from the one download of it, begun here unless it runs.
 
@@ -125,7 +147,7 @@ class CachedEndpoint:
         def open_upstream(start: int) -> AbstractAsyncContextManager[BlobStream]:
             return self._endpoint.blob(step.repository, digest, request.via, start)
 
-        fetch, is_new = self._fetches.join(self.store, digest, scope, open_upstream)
+        fetch, is_new = self._fetches.join(self.store, digest, scope, open_upstream, ahead=ahead)
         try:
             await fetch.started()
             if not fetch.admits(scope):
@@ -144,7 +166,8 @@ class CachedEndpoint:
             raise
         is_ours = is_new and not fetch.is_followed
         source = self._source(step, Result.MISS if is_ours else Result.COLLAPSED)
-        return BlobAnswer(digest, fetch.size, source, reading(fetch, open_upstream), fetch.leave)
+        read = reading(fetch, open_upstream)
+        return BlobAnswer(digest, fetch.size, source, read, fetch.leave, fetch.kept)
 
     async def tags(self, step: Step, request: Request, last: str, n: int) -> TagPage:
         """Upstream's own list."""

@@ -20,6 +20,7 @@ from routerd.proxy.answers import (
     BlobAnswer,
     BlobFacts,
     ManifestAnswer,
+    Progress,
     Request,
     Result,
     Source,
@@ -62,6 +63,20 @@ class DirectEndpoint:
         """The size, by the endpoint's own HEAD."""
         size = await self._endpoint.blob_size(step.repository, digest, request.via)
         return BlobFacts(digest, size, self._source(step))
+
+    async def keep(
+        self, step: Step, digest: Digest, request: Request, progress: Progress
+    ) -> BlobFacts:
+        """What a storage has is kept; of another endpoint without a cache nothing can be."""
+        if self.store is None:
+            raise EndpointError(
+                Fallback.NOT_FOUND,
+                Code.UNSUPPORTED,
+                f"{self._endpoint.name} has no 'cache', so nothing of it can be kept",
+            )
+        facts = await self.blob_facts(step, digest, request)
+        progress(facts.size, facts.size)
+        return facts
 
     async def blob(self, step: Step, digest: Digest, request: Request) -> BlobAnswer:
         """The blob, to be read once. A whole one is verified while it passes; a range cannot be.

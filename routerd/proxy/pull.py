@@ -16,7 +16,7 @@ from routerd.endpoints.base import EndpointError, TagPage
 from routerd.oci.errors import Code, RegistryError
 from routerd.oci.manifest import acceptable
 from routerd.oci.reference import Digest, Reference, Repository
-from routerd.proxy.answers import BlobAnswer, BlobFacts, ManifestAnswer, Request
+from routerd.proxy.answers import BlobAnswer, BlobFacts, ManifestAnswer, Progress, Request
 from routerd.routing.decision import Decision, Step
 from routerd.routing.policy import Action, Fallback
 from routerd.routing.table import RouteTable
@@ -45,6 +45,12 @@ class Reader(Protocol):
 
     async def blob(self, step: Step, digest: Digest, request: Request) -> BlobAnswer:
         """A blob, its first bytes in hand."""
+        ...
+
+    async def keep(
+        self, step: Step, digest: Digest, request: Request, progress: Progress
+    ) -> BlobFacts:
+        """Have a blob stored without reading it, behind what clients wait for."""
         ...
 
     async def blob_facts(self, step: Step, digest: Digest, request: Request) -> BlobFacts:
@@ -90,6 +96,18 @@ class Pull:
             LinkKind.BLOB,
             request,
             lambda reader, step: reader.blob(step, digest, request),
+        )
+
+    async def keep(self, reference: Reference, request: Request, progress: Progress) -> BlobFacts:
+        """Have the blob a digest names stored, where a pull of it would find it. Returns once it is;
+        raises RegistryError.
+        """
+        digest = _digest_of(reference)
+        return await self._ask(
+            reference,
+            LinkKind.BLOB,
+            request,
+            lambda reader, step: reader.keep(step, digest, request, progress),
         )
 
     async def blob_facts(self, reference: Reference, request: Request) -> BlobFacts:

@@ -24,12 +24,18 @@ from routerd.content.fetchtable import FetchTable
 from routerd.content.store import ContentStore
 from routerd.endpoints.base import Endpoint, EndpointContext
 from routerd.endpoints.registry import lookup_type
+from routerd.proxy.audit import AuditTrail
 from routerd.proxy.cached import CachedEndpoint
 from routerd.proxy.direct import DirectEndpoint
 from routerd.proxy.listing import Listing
+from routerd.proxy.prefetch import Prefetcher
 from routerd.proxy.pull import Pull, Reader
 from routerd.proxy.push import Push
+from routerd.proxy.warm import Warm
+from routerd.proxy.warmschedule import LOCK_FILE, WarmSchedule
 from routerd.runtime.blocking import run_blocking
+from routerd.runtime.dayfiles import DayFiles
+from routerd.runtime.lockfile import LockFile
 from routerd.runtime.tasks import Tasks
 
 log = structlog.get_logger("routerd.service")
@@ -49,6 +55,9 @@ class Service:
     pull: Pull
     push: Push
     listing: Listing
+    prefetcher: Prefetcher
+    warm: Warm
+    audit: AuditTrail | None
     name: str
 
     def __init__(
@@ -83,6 +92,7 @@ class Service:
         if named is None:
             named = await run_blocking(_kept_name, policy.server.data)
         self.name = named
+        self.audit = await self._open_audit()
         stores: dict[str, ContentStore] = {}
         for spec in policy.endpoints.values():
             if spec.store_path is not None:
@@ -108,8 +118,27 @@ class Service:
         self.tasks.spawn("maintenance", _maintain(list(stores.values())))
         self.pull = Pull(policy.table, readers)
         self.push = Push(policy.table, endpoints, self.pull)
+        self.prefetcher = Prefetcher(readers, self.tasks)
+        self.warm = Warm(self.pull)
         self.listing = Listing(policy.table, readers)
-        await run_blocking(_warn_of_strangers, policy.server.data, policy.endpoints)
+        self._keep_warm(endpoints)
+        await run_blocking(_warn_of_strangers, policy)
+
+    def _keep_warm(self, endpoints: Mapping[str, Endpoint]) -> None:
+        policy = self.policy
+        if policy.warm:
+            lock = LockFile(policy.server.data / LOCK_FILE)
+            schedule = WarmSchedule(policy.warm, self.warm, policy.table, endpoints, lock)
+            self.tasks.spawn("warm schedule", schedule.run())
+
+    async def _open_audit(self) -> AuditTrail | None:
+        settings = self.policy.server.audit
+        if settings is None:
+            return None
+        trail = AuditTrail(DayFiles(settings.file, settings.keep), self._clock)
+        await trail.open()
+        self._stack.push_async_callback(trail.aclose)
+        return trail
 
     async def _open_store(self, path: Path) -> ContentStore:
         store = DirectoryStore(path, self._clock, shared=self._shared)
@@ -156,9 +185,11 @@ def _kept_name(data: Path) -> str:
     return name
 
 
-def _warn_of_strangers(data: Path, endpoints: Mapping[str, EndpointSpec]) -> None:
+def _warn_of_strangers(policy: Policy) -> None:
     """config-language.md 3: a store on disk that the policy no longer names is warned about."""
-    known = {spec.store_path for spec in endpoints.values()}
-    for path in sorted(data.iterdir()):
-        if path.is_dir() and path not in known:
+    known = {spec.store_path for spec in policy.endpoints.values()}
+    audit = policy.server.audit
+    for path in sorted(policy.server.data.iterdir()):
+        is_audit = audit is not None and audit.file.is_relative_to(path)
+        if path.is_dir() and path not in known and not is_audit:
             log.warning("no storage endpoint of the policy uses this directory", path=str(path))

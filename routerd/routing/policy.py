@@ -11,6 +11,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses
 from typing import Any, Generic, TypeVar
 
+from routerd.oci.platform import Platform
 from routerd.oci.reference import Tag
 from routerd.routing.pattern import TagGlobs
 
@@ -83,6 +84,10 @@ class Principal:
         )
 
 
+# Who asks for work that no client caused: like somebody at the machine itself.
+SELF = Caller(IPv4Address("127.0.0.1"))
+
+
 def is_everyone(principals: Sequence[Principal]) -> bool:
     """Whether they let anybody in: every client, or every one with an address of one version."""
     networks = [network for principal in principals for network in principal.networks or ()]
@@ -105,6 +110,19 @@ DEFAULT_ALLOW: Mapping[Action, Setting[tuple[Principal, ...]]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Prefetch:
+    """What is fetched of a manifest that was pulled without waiting to be asked.
+
+    `layers`: its blobs, `concurrency` of an endpoint's at once. `platforms`: of an index, these
+    children and their blobs; without any, a child's blobs once a client has pulled that child.
+    """
+
+    layers: bool = False
+    concurrency: int = 4
+    platforms: tuple[Platform, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class CacheSettings:
     """The keys of `cache` that one endpoint or route says; None is "not said here". Seconds."""
 
@@ -115,6 +133,7 @@ class CacheSettings:
     negative_ttl: Setting[float] | None = None
     recheck: Setting[float] | None = None
     immutable_tags: Setting[TagGlobs] | None = None
+    prefetch: Setting[Prefetch] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +151,7 @@ class CachePolicy:
     negative_ttl: Setting[float] = Setting(10.0)
     recheck: Setting[float] = Setting(30.0)
     immutable_tags: Setting[TagGlobs] = Setting(TagGlobs())
+    prefetch: Setting[Prefetch] = Setting(Prefetch())
 
     def is_immutable(self, tag: Tag) -> bool:
         """Whether the tag never changes once it is known (config-language.md 4)."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,9 @@ class RequestRecord:
     status: int = 0
     bytes: int = 0
     error: str = ""
+    digest: str = ""  # of the manifest, once it is known
+    received: int = 0  # bytes of a pushed manifest
+    on_end: Callable[[RequestRecord], None] | None = None  # called when all of the above is known
 
 
 class RegistryRequest(Request):
@@ -93,7 +97,10 @@ class RegistryConnection(ASGIHTTPConnection):
             record.error = f"the content could not be read to its end: {error}"
             log.error("an answer was cut short", reference=record.reference, why=str(error))
         finally:
+            record.status = record.status or CLIENT_CLOSED
             self._log(record, time.perf_counter() - started)
+            if record.on_end is not None:
+                record.on_end(record)
 
     async def _answer(
         self, request: RegistryRequest, receive: ASGIReceiveCallable, send: ASGISendCallable
@@ -169,7 +176,7 @@ class RegistryConnection(ASGIHTTPConnection):
             reference=record.reference,
             route=record.route,
             endpoint=record.endpoint,
-            status=record.status or CLIENT_CLOSED,
+            status=record.status,
             bytes=record.bytes,
             result=record.result,
             ms=round(seconds * 1000, 1),

@@ -31,6 +31,7 @@ from routerd.proxy.answers import Request, Source
 from routerd.proxy.service import Service
 from routerd.routing.policy import Caller
 from routerd.web import responses
+from routerd.web.audit import Auditor
 from routerd.web.clients import client_address
 from routerd.web.connection import RegistryRequest
 from routerd.web.uploads import Uploads
@@ -45,11 +46,15 @@ class RegistryApi:
         table = service.policy.table
         self._names = NameRules(self._server.default_namespace, table.is_configured)
         self._uploads = Uploads(service.push)
+        self._auditor = Auditor(service.audit, table)
 
     async def answer(self, http: RegistryRequest) -> Response:
         """The answer to one request. Raises RegistryError, which `app.py` renders."""
         asked = self._identify(http)
         call = parse(http.scope["raw_path"], http.query_string, self._names)
+        if isinstance(call, ManifestCall):
+            self._auditor.watch(http, call.reference, asked.caller)
+        check_loop(asked.via.chain, self._service.name, self._server.max_hops)
         if http.method not in allow(call):
             raise RegistryError(
                 Code.UNSUPPORTED,
@@ -69,7 +74,6 @@ class RegistryApi:
         )
         http.record.client = "" if address is None else str(address)
         via = join_chain(http.headers.getlist("Via"))
-        check_loop(via, self._service.name, self._server.max_hops)
         # Of GET only: RFC 9110 14.2 defines it for no other method.
         wanted = http.headers.get("Range") if http.method == "GET" else None
         return Request(Caller(address), Via(via, chain), wanted)
@@ -112,7 +116,10 @@ class RegistryApi:
             return responses.empty(202)
         accept = http.headers.getlist("Accept")
         answer = await self._service.pull.manifest(reference, accept, asked)
+        if http.method == "GET":  # who only looks does not go on to pull
+            self._service.prefetcher.follow(answer, asked)
         _note(http, answer.source)
+        http.record.digest = str(answer.manifest.descriptor.digest)
         return responses.manifest(
             answer, http.headers.get("If-None-Match", ""), head=http.method == "HEAD"
         )
@@ -123,9 +130,11 @@ class RegistryApi:
         # Refuse who may not push before the body is read.
         self._service.push.check(call.reference, asked)
         body = await http.body.read(MANIFEST_LIMIT)
+        http.record.received = len(body)
         manifest = Manifest.parse(body, http.headers.get("Content-Type", ""), call.reference.digest)
-        await self._service.push.put_manifest(call.reference, manifest, asked)
         digest = manifest.descriptor.digest
+        http.record.digest = str(digest)
+        await self._service.push.put_manifest(call.reference, manifest, asked)
         headers = {
             "Location": call.location(f"manifests/{digest}"),
             "Docker-Content-Digest": str(digest),

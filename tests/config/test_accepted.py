@@ -73,6 +73,13 @@ def test_an_empty_mapping_is_no_policy(compiled: Compile, text: str) -> None:
         ('server: {name: "m1\\n"}\n' + STORE + ROUTE, "bad-value"),
         ('server: {forwarded_header: "X-A\\n"}\n' + STORE + ROUTE, "bad-value"),
         ('server: {drain: "5s\\n"}\n' + STORE + ROUTE, "bad-value"),
+        ("server: {audit: {file: s/a.jsonl}}\n" + STORE + ROUTE, "shared-path"),
+        ("server: {audit: {file: s/deep/a.jsonl}}\n" + STORE + ROUTE, "shared-path"),
+        ("server: {audit: {file: ''}}\n" + STORE + ROUTE, "bad-value"),
+        ("server: {audit: {file: trail/}}\n" + STORE + ROUTE, "bad-value"),
+        ("server: {audit: {keep: 30}}\n" + STORE + ROUTE, "wrong-type"),
+        ("server: {audit: 'off'}\n" + STORE + ROUTE, "wrong-type"),
+        ("server: {audit: {path: x}}\n" + STORE + ROUTE, "unknown-key"),
         ('endpoints: {"loc\\n": {type: storage}}\nroutes: {a/b: "loc\\n"}\n', "bad-value"),
     ],
 )  # fmt: skip

@@ -20,7 +20,7 @@ from routerd.config.compile import Compilation, load_policy
 from routerd.config.diagnostics import Severity
 from routerd.config.durations import format_duration, parse_duration
 from routerd.config.secrets import Secret, SecretError
-from routerd.config.settings import Address
+from routerd.config.settings import Address, AuditSettings
 from routerd.endpoints.registry import lookup_type
 from routerd.oci.reference import Reference
 from routerd.routing.policy import Action, Caller, Fallback
@@ -52,6 +52,7 @@ def test_the_defaults_are_those_of_the_language(compiled: Compile, tmp_path: Pat
     assert server.data == tmp_path / "routerd-data"
     assert (server.default_namespace, server.max_hops, server.drain) == ("docker.io", 5, 25.0)
     assert (server.name, server.forwarded_header) == (None, "X-Forwarded-For")
+    assert server.audit == AuditSettings(server.data / "audit.jsonl", 30 * 86400.0)
     local = policy.endpoints["local"]
     assert local.actions == (Action.PULL, Action.PUSH)
     assert local.store_path == tmp_path / "routerd-data" / "local"
@@ -62,7 +63,7 @@ def test_every_server_key_counts(compiled: Compile) -> None:
         "server: {listen: ['127.0.0.1:${PORT:-7000}', '[::1]:7001'], admin: null, data: /d, name: m-1, "
         "default_namespace: GHCR.io:443, trusted_proxies: [10.0.0.0/8, 'fd00::/8'], "
         "forwarded_header: X-Real-IP, max_hops: 2, drain: 1m, workers: 1, "
-        "log: {format: json, level: debug}}\n"
+        "log: {format: json, level: debug}, audit: {file: trail/a.log, keep: never}}\n"
         "endpoints: {s: {type: storage}}\nroutes: {a/b: s}\n"
     ).policy
     assert policy is not None
@@ -72,6 +73,7 @@ def test_every_server_key_counts(compiled: Compile) -> None:
     assert (server.default_namespace, server.max_hops, server.drain) == ("ghcr.io", 2, 60.0)
     assert [str(n) for n in server.trusted_proxies] == ["10.0.0.0/8", "fd00::/8"]
     assert (server.log.format, server.log.level) == ("json", "debug")
+    assert server.audit == AuditSettings(Path("/d/trail/a.log"), math.inf)
     found = policy.table.decide(
         Reference.parse("ghcr.io/a/b:1"), Action.PULL, Caller(ip_address("192.0.2.1"))
     )
@@ -120,13 +122,11 @@ def test_a_remote_has_its_options(compiled: Compile, tmp_path: Path) -> None:
         "access: {}",
         "block: []",
         "private: []",
-        "warm: []",
         "tests: []",
         "include: []",
         "server: {public_url: https://x}",
         "server: {hosts: {}}",
         "server: {tls: {}}",
-        "server: {audit: {}}",
         "server: {limits: {}}",
     ],
 )
@@ -150,7 +150,6 @@ def test_a_key_that_is_not_built_is_refused_and_not_ignored(compiled: Compile, t
         "auth: [{type: anonymous}]",
         "tls: {certificate: x}",
         "cache: {store: s, retain: 1d}",
-        "cache: {store: s, prefetch: layers}",
     ],
 )
 def test_an_endpoint_key_that_is_not_built_is_refused(compiled: Compile, key: str) -> None:
@@ -315,6 +314,8 @@ def test_show_fills_in_what_the_policy_does_not_say(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["config", "show", str(path)])
     shown = YAML(typ="safe", pure=True).load(result.stdout)
     assert shown["server"]["workers"] == 1
+    trail = tmp_path / "routerd-data" / "audit.jsonl"
+    assert shown["server"]["audit"] == {"file": str(trail), "keep": "30d"}
     assert shown["access"]["default"] == {
         "pull": ["anonymous"],
         "push": ["net:loopback"],
@@ -329,6 +330,7 @@ def test_show_fills_in_what_the_policy_does_not_say(tmp_path: Path) -> None:
         "negative_ttl": "10s",
         "recheck": "30s",
         "immutable_tags": [],
+        "prefetch": "none",
     }
     assert caches == [{**filled, "ttl": "upstream's"}, {**filled, "ttl": "5m"}]
 

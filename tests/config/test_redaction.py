@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from routerd.cli.main import main
@@ -105,6 +105,7 @@ def test_a_secret_is_never_printed(tmp_path: Path, text: str, form: str) -> None
 ODD = st.text(alphabet=st.sampled_from("ab:*&!-[]{}<>|?'\" #%@`$,~=\t"), max_size=12)
 
 
+@example(before="#", after="", quote="", lead="\n        ")
 @given(
     ODD, ODD, st.sampled_from(["", "'", '"']), st.sampled_from(["", "- ", "\n        ", "*", "&"])
 )

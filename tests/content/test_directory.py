@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from random import Random
@@ -16,6 +14,7 @@ from random import Random
 import pytest
 from sqlalchemy import event
 
+import smalldisk
 from routerd.content import schema
 from routerd.content.directory import DirectoryStore
 from routerd.content.errors import StoreError, StoreFull
@@ -240,15 +239,8 @@ async def test_a_look_up_is_remembered_until_another_process_changes_the_index(
 
 @pytest.fixture
 def small_disk() -> Iterator[Path]:
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small file system needs root")
-    path = Path(tempfile.mkdtemp())
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", path], check=True)
-    try:
+    with smalldisk.small_disk() as path:
         yield path
-    finally:
-        subprocess.run(["umount", "-l", path], check=True)
-        path.rmdir()
 
 
 async def test_a_full_disk_refuses_new_content_and_keeps_the_old(small_disk: Path) -> None:
@@ -273,9 +265,7 @@ async def test_a_full_disk_refuses_changes_of_the_index_as_well(small_disk: Path
     await store.start()
     digest = await put(store, DATA)
     filler = small_disk / "filler"
-    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(b"x" * 4096)
+    smalldisk.fill(filler)
     with pytest.raises(StoreFull):
         for number in range(2000):  # until SQLite wants another page
             await store.index.add_blob_link(Scope("local", f"docker.io/team/{number}"), digest)

@@ -1,0 +1,83 @@
+"""Whose turn it is to download from an endpoint: what a client waits for comes first.
+
+Owns two classes of downloads and who of them may begin. Does not own what they download
+(`fetchtable.py`).
+
+Those that clients wait for (interactive) are counted by themselves: however many were begun ahead,
+they keep none of them from beginning. Those ahead begin only while nobody waits, and only as far as
+the limit leaves room beside the interactive ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class Turn:
+    """One download's place: it waits, it has begun, it is over. Made by `Turns.enter`."""
+
+    def __init__(self, *, ahead: bool) -> None:
+        self.ahead = ahead  # nobody waits for it
+        self.begun = asyncio.Event()
+        self.moved = asyncio.Event()  # begun, or no longer ahead
+
+    async def begin(self, seconds: float) -> None:
+        """Wait for the turn. Raises TimeoutError after so long, which is counted from when somebody
+        waits for it: what is fetched ahead has time.
+        """
+        if self.ahead:
+            await self.moved.wait()
+        async with asyncio.timeout(seconds):
+            await self.begun.wait()
+
+
+class Turns:
+    """The downloads of one endpoint: at most `limit` that clients wait for run at once, and at most
+    as many in all where some are ahead.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        # By `ahead`; dicts, as sets that know their order.
+        self._waiting: dict[bool, dict[Turn, None]] = {False: {}, True: {}}
+        self._running: dict[bool, dict[Turn, None]] = {False: {}, True: {}}
+
+    def enter(self, *, ahead: bool) -> Turn:
+        """A place at the end of its class; begun at once where there is room."""
+        turn = Turn(ahead=ahead)
+        self._waiting[ahead][turn] = None
+        self._admit()
+        return turn
+
+    def promote(self, turn: Turn) -> None:
+        """Somebody waits for it now. Nothing, where that was so before or it is over."""
+        for places in (self._waiting, self._running):
+            if turn in places[True]:
+                del places[True][turn]
+                places[False][turn] = None
+                turn.ahead = False
+                turn.moved.set()
+                self._admit()
+
+    def leave(self, turn: Turn) -> None:
+        """It is over, begun or not."""
+        for places in (self._waiting, self._running):
+            places[turn.ahead].pop(turn, None)
+        self._admit()
+
+    def _admit(self) -> None:
+        waiting, running = self._waiting, self._running
+        while waiting[False] and len(running[False]) < self._limit:
+            self._begin(next(iter(waiting[False])))
+        while (
+            waiting[True]
+            and not waiting[False]
+            and len(running[False]) + len(running[True]) < self._limit
+        ):
+            self._begin(next(iter(waiting[True])))
+
+    def _begin(self, turn: Turn) -> None:
+        del self._waiting[turn.ahead][turn]
+        self._running[turn.ahead][turn] = None
+        turn.begun.set()
+        turn.moved.set()

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 
 _CACHE = frozenset(
     {
-        "retain",
         "prefetch",
     }
 )
@@ -29,8 +28,6 @@ _KEYS: Mapping[tuple[str, ...], frozenset[str]] = {
             "transport_encoding",
             "offline",
             "path",
-            "max_size",
-            "min_free",
         }
     ),
     ("endpoints", "*", "tls"): frozenset({"certificate", "key"}),

@@ -114,6 +114,7 @@ class CacheSettings:
     stale_if_gone: Setting[float] | None = None
     negative_ttl: Setting[float] | None = None
     recheck: Setting[float] | None = None
+    retain: Setting[float] | None = None
     immutable_tags: Setting[TagGlobs] | None = None
 
 
@@ -131,6 +132,7 @@ class CachePolicy:
     stale_if_gone: Setting[float] = Setting(86400.0)
     negative_ttl: Setting[float] = Setting(10.0)
     recheck: Setting[float] = Setting(30.0)
+    retain: Setting[float] = Setting(14 * 86400.0)
     immutable_tags: Setting[TagGlobs] = Setting(TagGlobs())
 
     def is_immutable(self, tag: Tag) -> bool:

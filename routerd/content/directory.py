@@ -9,6 +9,9 @@ Owns the layout:
       blobs/sha256/ab/<hex>   complete, verified, durable content
       spool/<random>    content on its way in; what a killed process left goes at the next start
       uploads/<id>      uploads on their way in; they outlive the process
+      removed/<random>  content that a sweep has taken out, on its way out
+      reserve           space for the index on a full disk
+      sweep.lock        held while a process sweeps; `swept` is as old as the last sweep
 
 Does not own who may see what: links in the index do.
 """
@@ -25,12 +28,17 @@ from pathlib import Path
 
 from sqlalchemy.exc import DatabaseError
 
+from routerd.config.sizes import StorageLimits
+from routerd.content.capacity import Capacity
 from routerd.content.database import Database
-from routerd.content.errors import StoreError
+from routerd.content.errors import StoreError, StoreFull
 from routerd.content.index import Index
 from routerd.content.ingest import FileIngest
 from routerd.content.links import LinkKind, Scope, TagEntry
+from routerd.content.removal import RemovedFiles
+from routerd.content.room import NO_LIMITS
 from routerd.content.schema import NewerIndex
+from routerd.content.sweep import Sweeper
 from routerd.content.uploads import IngestUpload, UploadTable
 from routerd.oci.errors import RegistryError
 from routerd.oci.manifest import Manifest
@@ -46,24 +54,39 @@ _ID_BYTES = 16  # of random names; not to be guessed by another client
 
 
 class DirectoryStore:
-    """A `ContentStore` in a directory of the local file system."""
+    """A `ContentStore` in a directory of the local file system.
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+    `shared`: a process that outlives this one holds the store's lock and has cleared what killed
+    processes left; this is one of several that have the store open.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        clock: Callable[[], float] = time.time,
+        *,
+        limits: StorageLimits = NO_LIMITS,
+        shared: bool = False,
+    ) -> None:
         self._path = path
         self._clock = clock
         self._database = Database(path / "index.sqlite")
         self._lock: int | None = None
         self._uploads = UploadTable()
-        self.index = Index(self._database, clock)
+        self._shared = shared
+        self.index = Index(self._database, clock, lambda digest: self._blob(digest).exists())
+        self._removed = RemovedFiles(path, self._blob)
+        sweeper = Sweeper(self._database, self.index.pulls, self._removed, clock)
+        self.capacity = Capacity(path, limits, self._database, sweeper, clock)
 
     async def start(self) -> None:
         """Open it, and clear what a killed process left. Raises StoreError."""
+        self.capacity.start()
         try:
             await run_blocking(self._claim)
             await self._database.start()
-            await self.maintain()
-            known = await self.index.upload_ids()
-            await run_blocking(self._clear, known)
+            if not self._shared:
+                await self._clear()
         except (OSError, NewerIndex, DatabaseError) as error:
             await self.aclose()
             raise StoreError(f"the store in {self._path} cannot be opened: {error}") from error
@@ -74,6 +97,10 @@ class DirectoryStore:
     async def aclose(self) -> None:
         """Close it. Handles that are open stay readable."""
         self._uploads.clear()
+        try:
+            await self.index.pulls.flush()
+        except StoreFull as error:
+            log.warning("the last pulls are not written down: %s", error.message)
         await self._database.aclose()
         if self._lock is not None:
             os.close(self._lock)
@@ -93,17 +120,21 @@ class DirectoryStore:
         link = await self.index.link(scope, digest, kind)
         if link is None:
             return None
+        path = self._blob(digest)
         try:
-            fd = os.open(self._blob(digest), os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            found = None
+            # A sweep forgets the links first: then this was a miss, and no damage.
+            if await self.index.link(scope, digest, kind) is None:
+                return None
         else:
-            found = os.fstat(fd).st_size
-            if found == link.size:
+            if os.fstat(fd).st_size == link.size:
                 return FileHandle(digest, fd, link.size)
             os.close(fd)
-        log.error("%s has %s bytes on disk, not %s: no longer served", digest, found, link.size)
-        await self.index.mark_damaged(digest)
+        log.error("%s has not its %s bytes on disk: no longer served", digest, link.size)
+        await self.index.mark_damaged(
+            digest, lambda: not path.exists() or path.stat().st_size != link.size
+        )
         return None
 
     async def stat(
@@ -161,7 +192,7 @@ class DirectoryStore:
     async def ingest(self) -> FileIngest:
         """New content. Raises StoreFull."""
         path = self._path / "spool" / secrets.token_hex(_ID_BYTES)
-        return await run_blocking(FileIngest, path, self._blob, self.index)
+        return await run_blocking(FileIngest, path, self._blob, self.index, self.capacity.press)
 
     async def start_upload(self, scope: Scope) -> IngestUpload:
         """A new upload. Raises StoreFull."""
@@ -182,8 +213,8 @@ class DirectoryStore:
     async def _open_upload(self, scope: Scope, session: str) -> IngestUpload:
         path = self._path / "uploads" / session
         # What is there already is hashed, which blocks.
-        ingest = await run_blocking(FileIngest, path, self._blob, self.index)
-        return IngestUpload(session, scope, ingest, self.index)
+        ingest = await run_blocking(FileIngest, path, self._blob, self.index, self.capacity.press)
+        return IngestUpload(session, scope, ingest, self.index, self.capacity.admit)
 
     def _blob(self, digest: Digest) -> Path:
         return self._path / "blobs" / digest.algorithm / digest.encoded[:2] / digest.encoded
@@ -192,11 +223,9 @@ class DirectoryStore:
         make_directory(self._path)
         for name in ("blobs", "spool", "uploads"):
             make_directory(self._path / name)
-        self._lock = os.open(self._path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StoreError(f"the store in {self._path} is in use by another server") from error
+        self._removed.make()
+        if not self._shared:
+            self._lock_up()
         version = self._path / "format"
         if not version.exists():
             temporary = self._path / "format.new"
@@ -209,14 +238,32 @@ class DirectoryStore:
                 "a newer routerd wrote it"
             )
 
-    def _clear(self, known_uploads: set[str]) -> None:
+    def _lock_up(self) -> None:
+        self._lock = os.open(self._path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoreError(f"the store in {self._path} is in use by another server") from error
+        self._removed.release_if_full()
+
+    async def _clear(self) -> None:
         """Remove what was on its way in when the last process ended, uploads that go on aside."""
+        try:
+            await self.maintain()
+        except StoreFull:
+            log.error("the disk is full: what is stored in %s is served all the same", self._path)
+            self.capacity.press()
+        known = await self.index.upload_ids()
+        await run_blocking(self._remove_leftovers, known)
+
+    def _remove_leftovers(self, known_uploads: set[str]) -> None:
         for path in (self._path / "spool").iterdir():
             path.unlink()
         for path in (self._path / "uploads").iterdir():
             if path.name not in known_uploads:
                 path.unlink()
         sync_directory(self._path / "uploads")
+        self._removed.tidy()
 
 
 class FileHandle:

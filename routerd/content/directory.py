@@ -198,7 +198,11 @@ class DirectoryStore:
         """A new upload. Raises StoreFull."""
         session = secrets.token_hex(_ID_BYTES)
         upload = await self._open_upload(scope, session)
-        await self.index.add_upload(scope, session, session, f"pid:{os.getpid()}")
+        try:
+            await self.index.add_upload(scope, session, session, f"pid:{os.getpid()}")
+        except BaseException:
+            upload.close()  # its file goes at the next start
+            raise
         return self._uploads.add(upload)
 
     async def upload(self, scope: Scope, session: str) -> IngestUpload | None:

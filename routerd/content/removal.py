@@ -93,22 +93,22 @@ class RemovedFiles:
     def hold_reserve(self) -> None:
         """Keep the reserve from being used; nothing where the disk is full already."""
         path = self._path / "reserve"
-        if path.exists():
+        if path.exists() and path.stat().st_size == RESERVE_BYTES:
             return
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.posix_fallocate(fd, 0, RESERVE_BYTES)
         except OSError as error:
-            path.unlink()
             if error.errno not in FULL:
                 raise
         finally:
             os.close(fd)
 
     def release_if_full(self) -> None:
-        """Before the index is opened, which needs some space too."""
-        if Disk.of(self._path).free < RESERVE_BYTES:
-            self.release_reserve()
+        """Before the index is opened, which needs some space too. The other half is the sweep's."""
+        path = self._path / "reserve"
+        if path.exists() and Disk.of(self._path).free < RESERVE_BYTES:
+            os.truncate(path, RESERVE_BYTES // 2)
 
     def release_reserve(self) -> None:
         """Let it be used."""

@@ -64,16 +64,19 @@ class Stock:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """A link that is to go, and why. `pulled_at` with what its manifests say."""
+    """A link that is to go, and why. `pulled_at` with what its manifests say; `frees`: when it is
+    gone, nobody has a link to so many of the verdict's `unlinked`.
+    """
 
     link: Held
     pulled_at: float
     why: Why
+    frees: int
 
 
 @dataclass(slots=True)
 class Verdict:
-    """What is to go: links in this order, then the bytes of the digests that nobody has a link to.
+    """What is to go: links in this order, and the bytes of digests once nobody has a link to them.
 
     `size` in bytes; `pinned` are the links whose time had come, but for their pin.
     """
@@ -191,10 +194,11 @@ class _Deciding:
         """Take one link; the links that are free for it."""
         link = self._stock.links[position]
         self._gone[position] = 1
-        self.verdict.removals.append(Removal(link, self._pulled[position], why))
         self._left[link.digest] -= 1
         if not self._left[link.digest]:
             self._take_bytes(link.digest)
+        frees = len(self.verdict.unlinked)
+        self.verdict.removals.append(Removal(link, self._pulled[position], why, frees))
         if link.kind is not LinkKind.MANIFEST:
             return
         self._manifests[link.digest] -= 1

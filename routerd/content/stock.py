@@ -29,7 +29,9 @@ _BLOBS, _LINKS, _EDGES, _PINS, _TAGS = (
 
 def read_stock(connection: Connection) -> Stock:
     """Everything that a decision needs. For 100,000 blobs about 40 MB, for a second or two."""
-    sizes: dict[str, int] = dict(connection.execute(select(_BLOBS.digest, _BLOBS.size)).tuples())
+    sizes: dict[str, int] = {}
+    for digest, size in connection.execute(select(_BLOBS.digest, _BLOBS.size)):
+        sizes[digest] = size
     scopes: dict[tuple[str, str], Scope] = {}  # and texts: once each, however many name them
     texts = {digest: digest for digest in sizes}
     kinds = {str(kind): kind for kind in LinkKind}

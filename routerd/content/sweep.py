@@ -118,8 +118,16 @@ class Sweeper:
         verdict = await self._database.read(
             lambda c: decide(stock.read_stock(c), retain, now, need)
         )
-        links = await self._unlink(verdict.removals)
-        sizes = await self._forget(verdict.unlinked, now - GRACE)
+        links: list[Held] = []
+        sizes: list[int] = []
+        forgotten = 0
+        # By and by: on a full disk there is room in the index for what a few links free, not for all.
+        for start in range(0, len(verdict.removals), STEP_ROWS):
+            some = verdict.removals[start : start + STEP_ROWS]
+            links += await self._unlink(some)
+            sizes += await self._forget(verdict.unlinked[forgotten : some[-1].frees], now - GRACE)
+            forgotten = some[-1].frees
+        sizes += await self._forget(verdict.unlinked[forgotten:], now - GRACE)
         report = SweepReport(
             manifests=sum(link.kind is LinkKind.MANIFEST for link in links),
             links=len(links),

@@ -23,7 +23,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 from sqlalchemy.exc import DatabaseError
@@ -32,6 +32,7 @@ from routerd.config.sizes import StorageLimits
 from routerd.content.capacity import Capacity
 from routerd.content.database import Database
 from routerd.content.errors import StoreError, StoreFull
+from routerd.content.handle import FileHandle
 from routerd.content.index import Index
 from routerd.content.ingest import FileIngest
 from routerd.content.links import LinkKind, Scope, TagEntry
@@ -44,7 +45,7 @@ from routerd.oci.errors import RegistryError
 from routerd.oci.manifest import Manifest
 from routerd.oci.reference import Digest, Tag
 from routerd.runtime.blocking import finish_blocking, run_blocking
-from routerd.runtime.files import FilePart, as_bytes, make_directory, publish, sync_directory
+from routerd.runtime.files import as_bytes, make_directory, publish, sync_directory
 
 log = logging.getLogger("routerd.content")
 
@@ -268,22 +269,3 @@ class DirectoryStore:
                 path.unlink()
         sync_directory(self._path / "uploads")
         self._removed.tidy()
-
-
-class FileHandle:
-    """A `BlobHandle` on an open file, which outlives the file's name."""
-
-    def __init__(self, digest: Digest, fd: int, size: int) -> None:
-        self.digest = digest
-        self.size = size
-        self._file = os.fdopen(fd, "rb", buffering=0)
-
-    async def read(self, start: int, stop: int | None) -> AsyncIterator[FilePart]:
-        """The bytes of [start, stop); `stop` None is the end."""
-        end = self.size if stop is None else min(stop, self.size)
-        if start < end:
-            yield FilePart(self._file.fileno(), start, end)
-
-    async def aclose(self) -> None:
-        """Done with it."""
-        self._file.close()

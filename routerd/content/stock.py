@@ -9,14 +9,24 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Set
-from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or_, select
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Table,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+)
 
 from routerd.content import schema
 from routerd.content.links import LinkKind, Scope
 from routerd.content.retention import Held, Stock
-from routerd.content.statements import in_scope
 
 _BLOBS, _LINKS, _EDGES, _PINS, _TAGS = (
     schema.blobs.c,
@@ -71,55 +81,74 @@ def used_bytes(connection: Connection) -> int:
 
 def unlink(connection: Connection, link: Held) -> bool:
     """Forget a link, and with a manifest's the tags that are it. False where it is to stay."""
-    removed = connection.execute(
-        delete(schema.links).where(
-            in_scope(schema.links, link.scope),
-            _LINKS.digest == link.digest,
-            _LINKS.kind == str(link.kind),
-            _LINKS.pulled_at <= link.pulled_at,
-            ~_is_listed(link.digest),
-            ~_is_pinned(link),
-        )
-    )
-    if not removed.rowcount:
+    row = {
+        "in_endpoint": link.scope.endpoint,
+        "in_repository": link.scope.repository,
+        "of_digest": link.digest,
+        "of_kind": str(link.kind),
+        "seen": link.pulled_at,
+    }
+    if not connection.execute(_UNLINK, row).rowcount:
         return False
     if link.kind is LinkKind.MANIFEST:
-        for table in (schema.tags, schema.referrers):
-            connection.execute(
-                delete(table).where(in_scope(table, link.scope), table.c.digest == link.digest)
-            )
+        for statement in _UNTAG:
+            connection.execute(statement, row)
     return True
 
 
 def is_wanted(connection: Connection, digest: str) -> bool:
     """Whether somebody has a link to the bytes, or a stored manifest lists them."""
-    linked = exists().where(_LINKS.digest == digest)
-    return bool(connection.execute(select(or_(linked, _is_listed(digest)))).scalar_one())
+    return bool(connection.execute(_WANTED, {"of_digest": digest}).scalar_one())
 
 
 def forget(connection: Connection, digest: str) -> int:
     """Forget bytes, and what they list; how many they were."""
-    where = _BLOBS.digest == digest
-    size = connection.execute(select(_BLOBS.size).where(where)).scalar()
-    connection.execute(delete(schema.blobs).where(where))
-    connection.execute(delete(schema.edges).where(_EDGES.parent == digest))
-    return size or 0
+    row = {"of_digest": digest}
+    size: int = connection.execute(_SIZE, row).scalar() or 0
+    for statement in _FORGET:
+        connection.execute(statement, row)
+    return size
 
 
-def _is_listed(digest: str) -> ColumnElement[bool]:
-    parents = schema.links.alias("parents")
-    return exists().where(
-        schema.edges.c.child == digest,
-        parents.c.digest == schema.edges.c.parent,
-        parents.c.kind == str(LinkKind.MANIFEST),
+# Made once: making one takes ten times as long as running it.
+
+
+def _here(table: Table) -> ColumnElement[bool]:
+    return and_(
+        table.c.endpoint == bindparam("in_endpoint"),
+        table.c.repository == bindparam("in_repository"),
     )
 
 
-def _is_pinned(link: Held) -> ColumnElement[bool]:
-    tags: Any = select(_TAGS.tag).where(
-        in_scope(schema.tags, link.scope), _TAGS.digest == link.digest
-    )
-    return exists().where(
-        in_scope(schema.pins, link.scope),
-        or_(_PINS.reference == link.digest, _PINS.reference.in_(tags)),
-    )
+_DIGEST: BindParameter[str] = bindparam("of_digest")
+_PARENTS = schema.links.alias("parents")
+_LISTED = exists().where(
+    _EDGES.child == _DIGEST,
+    _PARENTS.c.digest == _EDGES.parent,
+    _PARENTS.c.kind == str(LinkKind.MANIFEST),
+)
+_PINNED = exists().where(
+    _here(schema.pins),
+    or_(
+        _PINS.reference == _DIGEST,
+        _PINS.reference.in_(select(_TAGS.tag).where(_here(schema.tags), _TAGS.digest == _DIGEST)),
+    ),
+)
+_UNLINK = delete(schema.links).where(
+    _here(schema.links),
+    _LINKS.digest == _DIGEST,
+    _LINKS.kind == bindparam("of_kind"),
+    _LINKS.pulled_at <= bindparam("seen"),
+    ~_LISTED,
+    ~_PINNED,
+)
+_UNTAG = [
+    delete(table).where(_here(table), table.c.digest == _DIGEST)
+    for table in (schema.tags, schema.referrers)
+]
+_WANTED = select(or_(exists().where(_LINKS.digest == _DIGEST), _LISTED))
+_SIZE = select(_BLOBS.size).where(_BLOBS.digest == _DIGEST)
+_FORGET = [
+    delete(schema.blobs).where(_BLOBS.digest == _DIGEST),
+    delete(schema.edges).where(_EDGES.parent == _DIGEST),
+]

@@ -76,6 +76,7 @@ imports: $(DEVELOP)
 bench: $(DEVELOP)
 	@scripts/need-packages $(BENCH_PACKAGES)
 	$(BIN)/python bench/routing.py
+	PYTHONPATH=tests/support $(BIN)/python bench/sweep.py
 	PYTHONPATH=tests/support $(BIN)/python bench/compare.py
 
 lock: $(DEVELOP)

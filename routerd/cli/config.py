@@ -22,7 +22,7 @@ from routerd.config.document import Unreadable, dump
 from routerd.config.durations import format_duration
 from routerd.config.schema import schema_text
 from routerd.config.secrets import Secret
-from routerd.config.settings import AuditSettings, WarmRule
+from routerd.config.settings import AuditSettings, EndpointSpec, WarmRule
 from routerd.config.sight import KeyPath, shown_value
 from routerd.routing.decision import Route
 from routerd.routing.policy import (
@@ -122,6 +122,7 @@ def effective(policy: Policy) -> dict[str, Any]:
                 "type": spec.type,
                 **_plain(spec.options, ("endpoints", name)),
                 **_endpoint_cache(spec.cache_store, policy.table.endpoints[name].cache),
+                **_limits(spec),
                 "actions": [str(action) for action in spec.actions],
             }
             for name, spec in policy.endpoints.items()
@@ -169,6 +170,13 @@ def _endpoint_cache(store: str | None, settings: CacheSettings) -> dict[str, Any
     if store is None:
         return {}
     return {"cache": {"store": store, **shown_cache(cascade([settings], CachePolicy()))}}
+
+
+def _limits(spec: EndpointSpec) -> dict[str, Any]:
+    if spec.type != "storage":
+        return {}
+    most = {} if spec.limits.max_size is None else {"max_size": str(spec.limits.max_size)}
+    return {**most, "min_free": str(spec.limits.min_free)}
 
 
 def _route_cache(settings: CacheSettings) -> dict[str, Any]:

@@ -17,10 +17,12 @@ from routerd.config.foreign import foreign_options
 from routerd.config.remote import remote_options
 from routerd.config.schema import BUILT_IN, COMMON, TypeLookup
 from routerd.config.settings import EndpointSpec, ServerSettings
+from routerd.config.sizes import DEFAULT_LIMITS, DEFAULT_MIN_FREE, Size, StorageLimits
 from routerd.oci.reference import Namespace
 from routerd.routing.decision import EndpointRule
 from routerd.routing.policy import Action
 
+_LIMITS = ("max_size", "min_free")  # of a storage
 _DEFAULT_ACTIONS: Mapping[str, tuple[str, ...]] = {
     "remote": ("pull",),
     "storage": ("pull", "push"),
@@ -62,7 +64,8 @@ def _compile(
     actions = tuple(Action(a) for a in context.get((*path, "actions"), defaults))
     keeps = kind == "storage" or (info is not None and info.needs_store)
     is_remote = kind == "remote"
-    options = remote_options(context, path) if is_remote else foreign_options(context, path, COMMON)
+    common = (*COMMON, *_LIMITS) if kind == "storage" else COMMON
+    options = remote_options(context, path) if is_remote else foreign_options(context, path, common)
     return EndpointSpec(
         name=name,
         type=kind,
@@ -71,6 +74,16 @@ def _compile(
         cache_store=_store(context, (*path, "cache")),
         store_path=server.data / name if keeps else None,
         origin=context.origin(path),
+        limits=_limits(context, path) if kind == "storage" else DEFAULT_LIMITS,
+    )
+
+
+def _limits(context: Context, path: KeyPath) -> StorageLimits:
+    """How much a storage endpoint may keep."""
+    max_size, min_free = (context.get((*path, key)) for key in _LIMITS)
+    return StorageLimits(
+        None if max_size is None else Size.parse(max_size),
+        DEFAULT_MIN_FREE if min_free is None else Size.parse(min_free),
     )
 
 

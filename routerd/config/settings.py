@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
 
+from routerd.config.sizes import DEFAULT_LIMITS, StorageLimits
 from routerd.oci.platform import Platform
 from routerd.oci.reference import Namespace, Reference
 from routerd.routing.policy import Action, IPNetwork, Origin
@@ -103,7 +104,7 @@ class EndpointSpec:
 
     `options` are validated plain values, paths absolute, secrets wrapped in `Secret`.
     `cache_store` names the storage endpoint that keeps what this one brings; `store_path` is where
-    a storage keeps its own content, None for other types.
+    a storage keeps its own content, None for other types, and `limits` how much of it.
     """
 
     name: str
@@ -113,6 +114,7 @@ class EndpointSpec:
     cache_store: str | None
     store_path: Path | None
     origin: Origin
+    limits: StorageLimits = DEFAULT_LIMITS
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-_CACHE = frozenset(
-    {
-        "retain",
-    }
-)
-
 # By place; `*` stands for any name.
 _KEYS: Mapping[tuple[str, ...], frozenset[str]] = {
     (): frozenset({"access", "block", "private", "tests", "include"}),
@@ -28,15 +22,11 @@ _KEYS: Mapping[tuple[str, ...], frozenset[str]] = {
             "transport_encoding",
             "offline",
             "path",
-            "max_size",
-            "min_free",
         }
     ),
     ("endpoints", "*", "tls"): frozenset({"certificate", "key"}),
-    ("endpoints", "*", "cache"): _CACHE,
     ("endpoints", "*", "auth"): frozenset({"helper"}),
     ("routes", "*"): frozenset({"redirect_with_login"}),
-    ("routes", "*", "cache"): _CACHE,
 }
 
 _VALUES: Mapping[tuple[str, ...], frozenset[str]] = {

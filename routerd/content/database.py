@@ -87,14 +87,23 @@ class Database:
         Raises StoreFull.
         """
 
+        def counted(connection: Connection) -> T:
+            result = change(connection)
+            connection.execute(update(schema.changes).values(value=schema.changes.c.value + 1))
+            return result
+
+        return await self.write_quietly(counted)
+
+    async def write_quietly(self, change: Callable[[Connection], T]) -> T:
+        """As `write`, for a change that makes no remembered look-up wrong: the counter stays.
+
+        Raises StoreFull.
+        """
+
         def write() -> T:
             try:
                 with self._transaction() as connection:
-                    result = change(connection)
-                    connection.execute(
-                        update(schema.changes).values(value=schema.changes.c.value + 1)
-                    )
-                    return result
+                    return change(connection)
             except OperationalError as error:
                 if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
                     raise StoreFull from error

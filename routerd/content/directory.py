@@ -10,6 +10,9 @@ Owns the layout:
       spool/<random>    content on its way in; what a killed process left goes at the next start
       spool/<digest>.<endpoint>   a download, which the next process goes on with (spoolfile.py)
       uploads/<id>      uploads on their way in; they outlive the process
+      removed/<random>  content that a sweep has taken out, on its way out
+      reserve           space for the index on a full disk
+      sweep.lock        held while a process sweeps; `swept` is as old as the last sweep
 
 Does not own who may see what: links in the index do.
 """
@@ -21,24 +24,30 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 from sqlalchemy.exc import DatabaseError
 
+from routerd.config.sizes import StorageLimits
+from routerd.content.capacity import Capacity
 from routerd.content.database import Database
-from routerd.content.errors import StoreError
+from routerd.content.errors import StoreError, StoreFull
+from routerd.content.handle import FileHandle
 from routerd.content.index import Index
 from routerd.content.ingest import FileIngest
 from routerd.content.links import LinkKind, Scope, TagEntry
+from routerd.content.removal import RemovedFiles
+from routerd.content.room import NO_LIMITS
 from routerd.content.schema import NewerIndex
 from routerd.content.spoolfile import DirectorySpoolFile, forget_old
+from routerd.content.sweep import Sweeper
 from routerd.content.uploads import IngestUpload, UploadTable
 from routerd.oci.errors import RegistryError
 from routerd.oci.manifest import Manifest
 from routerd.oci.reference import Digest, Tag
 from routerd.runtime.blocking import finish_blocking, run_blocking
-from routerd.runtime.files import FilePart, as_bytes, make_directory, publish, sync_directory
+from routerd.runtime.files import as_bytes, make_directory, publish, sync_directory
 
 log = logging.getLogger("routerd.content")
 
@@ -53,11 +62,16 @@ class DirectoryStore:
     """A `ContentStore` in a directory of the local file system.
 
     `shared`: a process that outlives this one holds the store's lock and has cleared what killed
-    ones left.
+    processes left; this is one of several that have the store open.
     """
 
     def __init__(
-        self, path: Path, clock: Callable[[], float] = time.time, *, shared: bool = False
+        self,
+        path: Path,
+        clock: Callable[[], float] = time.time,
+        *,
+        limits: StorageLimits = NO_LIMITS,
+        shared: bool = False,
     ) -> None:
         self._path = path
         self._clock = clock
@@ -65,18 +79,21 @@ class DirectoryStore:
         self._database = Database(path / "index.sqlite")
         self._lock: int | None = None
         self._uploads = UploadTable()
-        self.index = Index(self._database, clock)
+        self._shared = shared
+        self.index = Index(self._database, clock, lambda digest: self._blob(digest).exists())
+        self._removed = RemovedFiles(path, self._blob)
+        sweeper = Sweeper(self._database, self.index.pulls, self._removed, clock)
+        self.capacity = Capacity(path, limits, self._database, sweeper, clock)
 
     async def start(self) -> None:
         """Open it, and clear what a killed process left. Raises StoreError."""
+        self.capacity.start()
         try:
             if not self._shared:
                 await run_blocking(self._claim)
             await self._database.start()
             if not self._shared:
-                await self.maintain()
-                known = await self.index.upload_ids()
-                await run_blocking(self._clear, known)
+                await self._clear()
         except (OSError, NewerIndex, DatabaseError) as error:
             await self.aclose()
             raise StoreError(f"the store in {self._path} cannot be opened: {error}") from error
@@ -87,6 +104,10 @@ class DirectoryStore:
     async def aclose(self) -> None:
         """Close it. Handles that are open stay readable."""
         self._uploads.clear()
+        try:
+            await self.index.pulls.flush()
+        except StoreFull as error:
+            log.warning("the last pulls are not written down: %s", error.message)
         await self._database.aclose()
         if self._lock is not None:
             os.close(self._lock)
@@ -107,17 +128,21 @@ class DirectoryStore:
         link = await self.index.link(scope, digest, kind)
         if link is None:
             return None
+        path = self._blob(digest)
         try:
-            fd = os.open(self._blob(digest), os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            found = None
+            # A sweep forgets the links first: then this was a miss, and no damage.
+            if await self.index.link(scope, digest, kind) is None:
+                return None
         else:
-            found = os.fstat(fd).st_size
-            if found == link.size:
+            if os.fstat(fd).st_size == link.size:
                 return FileHandle(digest, fd, link.size)
             os.close(fd)
-        log.error("%s has %s bytes on disk, not %s: no longer served", digest, found, link.size)
-        await self.index.mark_damaged(digest)
+        log.error("%s has not its %s bytes on disk: no longer served", digest, link.size)
+        await self.index.mark_damaged(
+            digest, lambda: not path.exists() or path.stat().st_size != link.size
+        )
         return None
 
     async def stat(
@@ -175,18 +200,24 @@ class DirectoryStore:
     async def ingest(self) -> FileIngest:
         """New content. Raises StoreFull."""
         path = self._path / "spool" / secrets.token_hex(_ID_BYTES)
-        return await run_blocking(FileIngest, path, self._blob, self.index)
+        return await run_blocking(FileIngest, path, self._blob, self.index, self.capacity.press)
 
     def spool_file(self, endpoint: str, digest: Digest) -> DirectorySpoolFile:
         """The download of this digest from this endpoint, begun or not."""
         path = self._path / "spool" / f"{digest.algorithm}-{digest.encoded[:_NAMED]}.{endpoint}"
-        return DirectorySpoolFile(path, lambda at: FileIngest(at, self._blob, self.index))
+        return DirectorySpoolFile(
+            path, lambda at: FileIngest(at, self._blob, self.index, self.capacity.press)
+        )
 
     async def start_upload(self, scope: Scope) -> IngestUpload:
         """A new upload. Raises StoreFull."""
         session = secrets.token_hex(_ID_BYTES)
         upload = await self._open_upload(scope, session)
-        await self.index.add_upload(scope, session, session, f"pid:{os.getpid()}")
+        try:
+            await self.index.add_upload(scope, session, session, f"pid:{os.getpid()}")
+        except BaseException:
+            upload.close()  # its file goes at the next start
+            raise
         return self._uploads.add(upload)
 
     async def upload(self, scope: Scope, session: str) -> IngestUpload | None:
@@ -203,8 +234,8 @@ class DirectoryStore:
     async def _open_upload(self, scope: Scope, session: str) -> IngestUpload:
         path = self._path / "uploads" / session
         # What is there already is hashed, which blocks.
-        ingest = await run_blocking(FileIngest, path, self._blob, self.index)
-        return IngestUpload(session, scope, ingest, self.index)
+        ingest = await run_blocking(FileIngest, path, self._blob, self.index, self.capacity.press)
+        return IngestUpload(session, scope, ingest, self.index, self.capacity.admit)
 
     def _blob(self, digest: Digest) -> Path:
         return self._path / "blobs" / digest.algorithm / digest.encoded[:2] / digest.encoded
@@ -213,7 +244,9 @@ class DirectoryStore:
         make_directory(self._path)
         for name in ("blobs", "spool", "uploads"):
             make_directory(self._path / name)
+        self._removed.make()
         self._lock = hold(self._path)
+        self._removed.release_if_full()
         version = self._path / "format"
         if not version.exists():
             temporary = self._path / "format.new"
@@ -226,8 +259,17 @@ class DirectoryStore:
                 "a newer routerd wrote it"
             )
 
-    def _clear(self, known_uploads: set[str]) -> None:
+    async def _clear(self) -> None:
         """Remove what was on its way in when the last process ended and cannot be gone on with."""
+        try:
+            await self.maintain()
+        except StoreFull:
+            log.error("the disk is full: what is stored in %s is served all the same", self._path)
+            self.capacity.press()
+        known = await self.index.upload_ids()
+        await run_blocking(self._remove_leftovers, known)
+
+    def _remove_leftovers(self, known_uploads: set[str]) -> None:
         for path in (self._path / "spool").iterdir():
             if "." not in path.name:
                 path.unlink()
@@ -248,22 +290,3 @@ def hold(path: Path) -> int:
         os.close(lock)
         raise StoreError(f"the store in {path} is in use by another server") from error
     return lock
-
-
-class FileHandle:
-    """A `BlobHandle` on an open file, which outlives the file's name."""
-
-    def __init__(self, digest: Digest, fd: int, size: int) -> None:
-        self.digest = digest
-        self.size = size
-        self._file = os.fdopen(fd, "rb", buffering=0)
-
-    async def read(self, start: int, stop: int | None) -> AsyncIterator[FilePart]:
-        """The bytes of [start, stop); `stop` None is the end."""
-        end = self.size if stop is None else min(stop, self.size)
-        if start < end:
-            yield FilePart(self._file.fileno(), start, end)
-
-    async def aclose(self) -> None:
-        """Done with it."""
-        self._file.close()

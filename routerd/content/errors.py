@@ -1,12 +1,13 @@
 """What can be wrong with a content store as a whole.
 
-Owns the two failures that every floor above knows. Does not own what is wrong with content:
+Owns the failures that every floor above knows. Does not own what is wrong with content:
 `oci/errors.py` has those words.
 """
 
 from __future__ import annotations
 
 from routerd.oci.errors import Code, RegistryError
+from routerd.oci.reference import Digest
 
 
 class StoreError(Exception):
@@ -16,7 +17,14 @@ class StoreError(Exception):
 class StoreFull(RegistryError):
     """No space left for new content. What is stored goes on being served."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            Code.DENIED, "there is no space left to store this; what is stored stays", status=507
-        )
+    def __init__(
+        self, message: str = "there is no space left to store this; what is stored stays"
+    ) -> None:
+        super().__init__(Code.DENIED, message, status=507)
+
+
+class Vanished(RegistryError):
+    """What was about to be linked is not there: a sweep, or somebody's hand, was faster."""
+
+    def __init__(self, digest: Digest) -> None:
+        super().__init__(Code.UNAVAILABLE, f"{digest} was removed meanwhile; try again")

@@ -14,12 +14,16 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from routerd.content import schema
 from routerd.content.database import Database
+from routerd.content.errors import Vanished
 from routerd.content.links import Link, LinkKind, Scope, TagEntry
+from routerd.content.pins import Pins
+from routerd.content.pulls import Pulls
 from routerd.content.statements import (
     add_edges,
     add_link,
     in_any,
     in_scope,
+    is_stored,
     keys,
     know_blob,
     put,
@@ -34,9 +38,18 @@ from routerd.oci.reference import Digest, Tag
 class Index:
     """The index of one store."""
 
-    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Callable[[], float] = time.time,
+        has_bytes: Callable[[Digest], bool] = lambda _digest: True,
+    ) -> None:
         self._database = database
         self._clock = clock
+        # Asked within transactions that write: a sweep takes bytes away in one of its own.
+        self._has_bytes = has_bytes
+        self.pulls = Pulls(database, clock)
+        self.pins = Pins(database, clock)
 
     # Reading
 
@@ -112,31 +125,40 @@ class Index:
     async def add_blob(
         self, digest: Digest, size: int, scopes: Iterable[Scope], created_by: str
     ) -> None:
-        """The bytes are durable: know them, and link them as a blob in `scopes`."""
+        """The bytes are durable: know them, and link them as a blob in `scopes`. Raises Vanished."""
         now = self._clock()
 
         def write(connection: Connection) -> None:
+            self._require(digest)
             know_blob(connection, digest, size, now)
             for scope in scopes:
                 add_link(connection, scope, digest, LinkKind.BLOB, "", created_by, now)
 
         await self._database.write(write)
 
-    async def add_blob_link(self, scope: Scope, digest: Digest, created_by: str = "") -> None:
-        """Let the scope see a blob that is stored."""
+    async def add_blob_link(self, scope: Scope, digest: Digest, created_by: str = "") -> bool:
+        """Let the scope see a blob that is stored; False where it is not, or not any more."""
         now = self._clock()
-        await self._database.write(
-            lambda c: add_link(c, scope, digest, LinkKind.BLOB, "", created_by, now)
-        )
+
+        def write(connection: Connection) -> bool:
+            if not is_stored(connection, digest) or not self._has_bytes(digest):
+                return False
+            add_link(connection, scope, digest, LinkKind.BLOB, "", created_by, now)
+            return True
+
+        return await self._database.write(write)
 
     async def put_manifest(
         self, scope: Scope, manifest: Manifest, tag: Tag | None, entry: TagEntry, created_by: str
     ) -> None:
-        """The bytes are durable: know, link, list and tag the manifest, in one transaction."""
+        """The bytes are durable: know, link, list and tag the manifest, in one transaction. Raises
+        Vanished.
+        """
         now = self._clock()
 
         def write(connection: Connection) -> None:
             digest = manifest.descriptor.digest
+            self._require(digest)
             media_type = manifest.descriptor.media_type
             know_blob(connection, digest, manifest.descriptor.size, now)
             add_link(connection, scope, digest, LinkKind.MANIFEST, media_type, created_by, now)
@@ -190,15 +212,22 @@ class Index:
 
         return await self._database.write(write)
 
-    async def mark_damaged(self, digest: Digest) -> None:
-        """The bytes are not what the index says: never serve them again."""
-        await self._database.write(
-            lambda c: c.execute(
-                update(schema.blobs)
-                .where(schema.blobs.c.digest == str(digest))
-                .values(state="damaged")
-            )
-        )
+    async def mark_damaged(self, digest: Digest, still: Callable[[], bool] = lambda: True) -> None:
+        """The bytes are not what the index says: never serve them again.
+
+        `still`, asked in the transaction: whether that is so, and they did not come in anew.
+        """
+        where = schema.blobs.c.digest == str(digest)
+
+        def write(connection: Connection) -> None:
+            if still():
+                connection.execute(update(schema.blobs).where(where).values(state="damaged"))
+
+        await self._database.write(write)
+
+    def _require(self, digest: Digest) -> None:
+        if not self._has_bytes(digest):
+            raise Vanished(digest)
 
     # Uploads
 

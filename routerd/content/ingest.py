@@ -26,16 +26,22 @@ _REHASH_CHUNK = 1024 * 1024  # bytes
 class FileIngest:
     """An `Ingest` in a file, new or begun by another process. Making one blocks."""
 
-    def __init__(self, path: Path, place: Callable[[Digest], Path], index: Index) -> None:
+    def __init__(
+        self,
+        path: Path,
+        place: Callable[[Digest], Path],
+        index: Index,
+        on_full: Callable[[], None],
+    ) -> None:
         self._path = path
+        self._on_full = on_full  # called where there is no space left, on any thread
         self._place = place
         self._index = index
         self._kept = False
         try:
             fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            if error.errno in FULL:
-                raise StoreFull from error
+            self._refuse_if_full(error)
             raise
         self._file = os.fdopen(fd, "rb+", buffering=0)
         self._hasher = hashlib.sha256()
@@ -49,8 +55,7 @@ class FileIngest:
         except OSError as error:
             # What was written of it goes, so that the file and the hash stay one.
             os.ftruncate(self._file.fileno(), self.offset)
-            if error.errno in FULL:
-                raise StoreFull from error
+            self._refuse_if_full(error)
             raise
         for chunk in chunks:
             self._hasher.update(chunk)
@@ -110,8 +115,7 @@ class FileIngest:
             os.fsync(self._file.fileno())
             publish(self._path, self._place(digest))
         except OSError as error:
-            if error.errno in FULL:
-                raise StoreFull from error
+            self._refuse_if_full(error)
             raise
         self._kept = True
 
@@ -123,6 +127,11 @@ class FileIngest:
     def close(self) -> None:
         """Nobody reads from it any more."""
         self._file.close()
+
+    def _refuse_if_full(self, error: OSError) -> None:
+        if error.errno in FULL:
+            self._on_full()
+            raise StoreFull from error
 
     def _catch_up(self) -> None:
         """Hash what another process, or this one before its restart, has written beyond `offset`."""

@@ -64,8 +64,19 @@ def add_link(
 ) -> None:
     row = {**keys(scope), "digest": str(digest), "kind": str(kind), "media_type": media_type}
     row |= {"created_by": created_by, "created_at": now, "pulled_at": now}
-    # Who brought it first stays known.
-    connection.execute(upsert(schema.links).values(**row).on_conflict_do_nothing())
+    # Who brought it first stays known. That it comes again is as good as a pull.
+    statement = upsert(schema.links).values(**row)
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=list(schema.links.primary_key), set_={"pulled_at": now}
+        )
+    )
+
+
+def is_stored(connection: Connection, digest: Digest) -> bool:
+    b = schema.blobs.c
+    query = select(b.digest).where(b.digest == str(digest), b.state == "stored")
+    return connection.execute(query).first() is not None
 
 
 def add_edges(connection: Connection, manifest: Manifest) -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from routerd.content.capacity import Capacity
 from routerd.content.index import Index
 from routerd.content.links import LinkKind, Scope
 from routerd.oci.manifest import Manifest
@@ -154,8 +155,12 @@ class Upload(Protocol):
         """Bytes received so far."""
         ...
 
-    async def append(self, chunks: AsyncIterator[bytes]) -> None:
-        """Add bytes at `offset`. What arrived stays when the iterator raises or is cancelled."""
+    async def append(self, chunks: AsyncIterator[bytes], length: int | None = None) -> None:
+        """Add bytes at `offset`. What arrived stays when the iterator raises or is cancelled.
+
+        `length`: how many will come, if that is known. Raises StoreFull before reading any of them
+        where they do not fit.
+        """
         ...
 
     async def commit(self, digest: Digest, created_by: str) -> None:
@@ -173,6 +178,11 @@ class ContentStore(Protocol):
     @property
     def index(self) -> Index:
         """What is known about the bytes."""
+        ...
+
+    @property
+    def capacity(self) -> Capacity:
+        """How much it may hold, and the sweep."""
         ...
 
     async def start(self) -> None:

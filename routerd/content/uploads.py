@@ -7,7 +7,7 @@ the HTTP of it (`web/uploads.py`).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from routerd.content.index import Index
@@ -23,8 +23,16 @@ OPEN_UPLOADS = 256  # sessions whose ingest is held; others are opened and hashe
 class IngestUpload:
     """An `Upload` that is an ingest with an id; it ends with the commit or the cancellation."""
 
-    def __init__(self, session: str, scope: Scope, ingest: Ingest, index: Index) -> None:
+    def __init__(
+        self,
+        session: str,
+        scope: Scope,
+        ingest: Ingest,
+        index: Index,
+        admit: Callable[[int], Awaitable[None]],
+    ) -> None:
         self.id = session
+        self._admit = admit
         self._scope = scope
         self._index = index
         self._ingest = ingest
@@ -43,10 +51,15 @@ class IngestUpload:
                 async with self._alone():
                     pass
 
-    async def append(self, chunks: AsyncIterator[bytes]) -> None:
-        """Add bytes at `offset`. What arrived stays when the iterator raises or is cancelled."""
+    async def append(self, chunks: AsyncIterator[bytes], length: int | None = None) -> None:
+        """Add bytes at `offset`. What arrived stays when the iterator raises or is cancelled.
+
+        `length`: how many will come, where that is known: asked for room before the first is read.
+        """
         async with self._alone():
             before = self.offset
+            if length is not None:
+                await self._admit(before + length)
             try:
                 async for chunk in chunks:
                     await finish_blocking(self._ingest.write, [chunk])
@@ -55,9 +68,10 @@ class IngestUpload:
                     await self._index.upload_progress(self.id, self.offset)
 
     async def commit(self, digest: Digest, created_by: str) -> None:
-        """Verify, make durable, link. Raises 400 DIGEST_INVALID and forgets the bytes."""
+        """Verify, make durable, link. Raises 400 DIGEST_INVALID, StoreFull; then the bytes go."""
         async with self._alone():
             try:
+                await self._admit(self.offset)
                 await self._ingest.commit(digest, [self._scope], created_by)
             finally:
                 await self._end()

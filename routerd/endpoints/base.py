@@ -193,8 +193,11 @@ class UploadSession(Protocol):
         """Bytes received so far."""
         ...
 
-    async def append(self, chunks: AsyncIterator[bytes]) -> None:
-        """Add bytes at `offset`. What arrived stays when the iterator raises."""
+    async def append(self, chunks: AsyncIterator[bytes], length: int | None = None) -> None:
+        """Add bytes at `offset`. What arrived stays when the iterator raises.
+
+        `length`: how many will come, if that is known; where they do not fit, none is read.
+        """
         ...
 
     async def commit(self, digest: Digest, created_by: str) -> None:

@@ -123,9 +123,9 @@ class StorageEndpoint:
         """Link a blob that `source` has here; False where it has none."""
         if not await self.has_blob(source, digest):
             return False
-        if repository != source:
-            await self._store.index.add_blob_link(self._scope(repository), digest)
-        return True
+        if repository == source:
+            return True
+        return await self._store.index.add_blob_link(self._scope(repository), digest)
 
     async def put_manifest(self, reference: Reference, manifest: Manifest, created_by: str) -> None:
         """Store, link and tag. Raises 404 MANIFEST_BLOB_UNKNOWN where what it lists is missing."""
@@ -136,6 +136,7 @@ class StorageEndpoint:
         for child in manifest.children:
             if not await self.has_manifest(repository, child.digest):
                 raise self._missing_child(reference, child.digest)
+        await self._store.capacity.admit(manifest.descriptor.size)
         await self._store.add_manifest(
             self._scope(repository),
             manifest,

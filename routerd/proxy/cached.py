@@ -15,7 +15,7 @@ from cachetools import TTLCache
 
 from routerd.content.fetch import Superseded
 from routerd.content.fetchtable import FetchTable
-from routerd.content.links import Scope
+from routerd.content.links import LinkKind, Scope
 from routerd.content.store import BlobHandle, ContentStore
 from routerd.endpoints.base import BlobStream, Endpoint, EndpointError, TagPage
 from routerd.oci.reference import Digest, Reference, Repository
@@ -68,6 +68,8 @@ class CachedEndpoint:
         there = Reference(step.repository, reference.tag, reference.digest)
         wanted = Wanted(self.scope(step.repository), there, step.cache, request)
         served = await self._manifests.get(wanted)
+        digest = served.manifest.descriptor.digest
+        self.store.index.pulls.note(wanted.scope, digest, LinkKind.MANIFEST)
         return ManifestAnswer(served.manifest, self._source(step, served.result, served.ttl))
 
     async def blob_facts(self, step: Step, digest: Digest, request: Request) -> BlobFacts:
@@ -114,6 +116,7 @@ class CachedEndpoint:
             completed = self._fetches.completed
             handle = await self._stored(scope, step, digest, request)
             if handle is not None:
+                self.store.index.pulls.note(scope, digest, LinkKind.BLOB)
                 source = self._source(step, Result.HIT)
                 return BlobAnswer(digest, handle.size, source, handle.read, handle.aclose)
             running = self._fetches.find(self.store, scope.endpoint, digest)

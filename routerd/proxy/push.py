@@ -152,7 +152,7 @@ class Push:
             return
         session = await target.start_upload(step.repository)
         try:
-            await session.append(as_bytes(answer.read(0, answer.size)))
+            await session.append(as_bytes(answer.read(0, answer.size)), answer.size)
             await session.commit(blob.digest, request.created_by)
         except BaseException:
             await session.cancel()

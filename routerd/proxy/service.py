@@ -6,10 +6,9 @@ HTTP (`web/`) or sockets.
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -18,8 +17,8 @@ import structlog
 
 from routerd.config.compile import Policy
 from routerd.config.settings import EndpointSpec
+from routerd.config.sizes import StorageLimits
 from routerd.content.directory import DirectoryStore
-from routerd.content.errors import StoreFull
 from routerd.content.fetchtable import FetchTable
 from routerd.content.store import ContentStore
 from routerd.endpoints.base import Endpoint, EndpointContext
@@ -31,8 +30,10 @@ from routerd.proxy.listing import Listing
 from routerd.proxy.prefetch import Prefetcher
 from routerd.proxy.pull import Pull, Reader
 from routerd.proxy.push import Push
+from routerd.proxy.upkeep import Upkeep, retain_by
 from routerd.proxy.warm import Warm
 from routerd.proxy.warmschedule import LOCK_FILE, WarmSchedule
+from routerd.routing.retention import Retention
 from routerd.runtime.blocking import run_blocking
 from routerd.runtime.dayfiles import DayFiles
 from routerd.runtime.lockfile import LockFile
@@ -42,7 +43,6 @@ log = structlog.get_logger("routerd.service")
 
 NAME_FILE = "name"  # in the data directory: the random identity of a server without `server.name`
 NAME_BYTES = 8
-MAINTENANCE_SECONDS = 3600.0  # between two looks at what is to be forgotten
 
 
 class Service:
@@ -96,7 +96,7 @@ class Service:
         stores: dict[str, ContentStore] = {}
         for spec in policy.endpoints.values():
             if spec.store_path is not None:
-                stores[spec.name] = await self._open_store(spec.store_path)
+                stores[spec.name] = await self._open_store(spec.store_path, spec.limits)
         # Entered after the stores, so left before them: fills end, then what they write to.
         self._stack.push_async_callback(self.tasks.aclose, 0.0)
         endpoints: dict[str, Endpoint] = {}
@@ -115,7 +115,8 @@ class Service:
                 )
             else:
                 readers[spec.name] = DirectEndpoint(endpoint, own)
-        self.tasks.spawn("maintenance", _maintain(list(stores.values())))
+        for name, store in stores.items():
+            self._look_after(name, store, endpoints)
         self.pull = Pull(policy.table, readers)
         self.push = Push(policy.table, endpoints, self.pull)
         self.prefetcher = Prefetcher(readers, self.tasks)
@@ -140,11 +141,22 @@ class Service:
         self._stack.push_async_callback(trail.aclose)
         return trail
 
-    async def _open_store(self, path: Path) -> ContentStore:
-        store = DirectoryStore(path, self._clock, shared=self._shared)
+    async def _open_store(self, path: Path, limits: StorageLimits) -> ContentStore:
+        store = DirectoryStore(path, self._clock, limits=limits, shared=self._shared)
         await store.start()
         self._stack.push_async_callback(store.aclose)
         return store
+
+    def _look_after(
+        self, name: str, store: ContentStore, endpoints: Mapping[str, Endpoint]
+    ) -> None:
+        cached = {
+            spec.name: Retention(self.policy.table, spec.name, endpoints[spec.name].scope)
+            for spec in self.policy.endpoints.values()
+            if spec.cache_store == name and spec.store_path is None
+        }
+        store.capacity.retain = retain_by(cached)
+        self.tasks.spawn(f"upkeep of {name}", Upkeep(store, self._clock).run())
 
     def _create(self, spec: EndpointSpec, store: ContentStore | None) -> Endpoint:
         kind = lookup_type(spec.type)
@@ -159,16 +171,6 @@ class Service:
                 tasks=self.tasks,
             )
         )
-
-
-async def _maintain(stores: Sequence[ContentStore]) -> None:
-    while True:
-        await asyncio.sleep(MAINTENANCE_SECONDS)
-        for store in stores:
-            try:
-                await store.maintain()
-            except StoreFull as error:
-                log.error("a store could not be maintained", why=error.message)
 
 
 def _make_private_directory(path: Path) -> None:

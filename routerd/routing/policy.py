@@ -132,6 +132,7 @@ class CacheSettings:
     stale_if_gone: Setting[float] | None = None
     negative_ttl: Setting[float] | None = None
     recheck: Setting[float] | None = None
+    retain: Setting[float] | None = None
     immutable_tags: Setting[TagGlobs] | None = None
     prefetch: Setting[Prefetch] | None = None
 
@@ -150,6 +151,7 @@ class CachePolicy:
     stale_if_gone: Setting[float] = Setting(86400.0)
     negative_ttl: Setting[float] = Setting(10.0)
     recheck: Setting[float] = Setting(30.0)
+    retain: Setting[float] = Setting(14 * 86400.0)
     immutable_tags: Setting[TagGlobs] = Setting(TagGlobs())
     prefetch: Setting[Prefetch] = Setting(Prefetch())
 

@@ -80,6 +80,10 @@ class RouteTable:
             pattern.matches_namespace(namespace) for pattern in self._wild_namespaces
         )
 
+    def policy_of(self, endpoint: str) -> CachePolicy:
+        """The endpoint's own cache policy, where no route says otherwise."""
+        return self._policies[endpoint]
+
     # Deciding
 
     def decide(self, reference: Reference, action: Action, caller: Caller) -> Decision:

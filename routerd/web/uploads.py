@@ -66,7 +66,7 @@ class Uploads:
     ) -> None:
         content_range = http.headers.get("Content-Range")
         if content_range is None:
-            await session.append(aiter(http.body))
+            await session.append(aiter(http.body), http.content_length)
             return
         chunk = parse_upload_range(content_range)
         if chunk.start != session.offset:
@@ -83,7 +83,7 @@ class Uploads:
                 f"Content-Range says {length} bytes, Content-Length {http.content_length}",
             )
         try:
-            await session.append(_exactly(length, aiter(http.body)))
+            await session.append(_exactly(length, aiter(http.body)), length)
         except WrongLength as error:
             # What came stays, and the client is told how much that is.
             raise RegistryError(

@@ -21,6 +21,7 @@ from routerd.config.diagnostics import Severity
 from routerd.config.durations import format_duration, parse_duration
 from routerd.config.secrets import Secret, SecretError
 from routerd.config.settings import Address, AuditSettings
+from routerd.config.sizes import Size, StorageLimits
 from routerd.endpoints.registry import lookup_type
 from routerd.oci.reference import Reference
 from routerd.routing.policy import Action, Caller, Fallback
@@ -149,7 +150,6 @@ def test_a_key_that_is_not_built_is_refused_and_not_ignored(compiled: Compile, t
         "auth: {type: helper}",
         "auth: [{type: anonymous}]",
         "tls: {certificate: x}",
-        "cache: {store: s, retain: 1d}",
     ],
 )
 def test_an_endpoint_key_that_is_not_built_is_refused(compiled: Compile, key: str) -> None:
@@ -164,12 +164,10 @@ def test_an_endpoint_key_that_is_not_built_is_refused(compiled: Compile, key: st
     "text",
     [
         "endpoints: {s: {type: storage, path: /x}}\nroutes: {a/b: s}",
-        "endpoints: {s: {type: storage, max_size: 1GB}}\nroutes: {a/b: s}",
         "endpoints: {s: {type: storage}, l: {type: layout, path: x}}\nroutes: {a/b: s}",
         "endpoints: {r: {type: remote, url: ['https://a', 'https://b']}}\nroutes: {a/b: r}",
         "endpoints: {r: {type: remote, url: {url: 'https://a'}}}\nroutes: {a/b: r}",
         "endpoints: {s: {type: storage}}\nroutes: {a/b: {endpoints: s, on_miss: redirect}}",
-        "endpoints: {s: {type: storage}}\nroutes: {a/b: {endpoints: s, cache: {retain: 1d}}}",
         "endpoints: {s: {type: storage}}\nroutes: {a/b: {endpoints: s, allow: {pull: ['user:a']}}}",
         "endpoints: {s: {type: storage}}\nroutes: {a/b: {endpoints: s, allow: {pull: [authenticated]}}}",
     ],
@@ -254,6 +252,52 @@ def test_fallback_on_is_carried_to_the_steps(compiled: Compile) -> None:
     assert route.destination.fallback_on == {Fallback.UNAVAILABLE, Fallback.DENIED}
 
 
+def test_a_storage_has_its_limits_and_shows_them(compiled: Compile, tmp_path: Path) -> None:
+    policy = compiled(
+        "endpoints: {s: {type: storage}, t: {type: storage, max_size: 200GB, min_free: 5%}}\n"
+        "routes: {a/b: s, c/d: t}\n"
+    ).policy
+    assert policy is not None
+    assert policy.endpoints["s"].limits == StorageLimits()
+    assert policy.endpoints["t"].limits == StorageLimits(Size("200GB"), Size("5%"))
+    result = CliRunner().invoke(main, ["config", "show", str(tmp_path / "policy.yaml")])
+    shown = YAML(typ="safe", pure=True).load(result.stdout)["endpoints"]
+    assert shown["s"] == {"type": "storage", "min_free": "10%", "actions": ["pull", "push"]}
+    assert (shown["t"]["max_size"], shown["t"]["min_free"]) == ("200GB", "5%")
+
+
+@pytest.mark.parametrize(
+    ("key", "code"),
+    [
+        ("max_size: 200", "wrong-type"),
+        ("max_size: 0GB", "bad-value"),
+        ("max_size: 0%", "bad-value"),
+        ("max_size: 101%", "bad-value"),
+        ("max_size: 1.5TB", "bad-value"),
+        ("max_size: 200 GB", "bad-value"),
+        ("max_size: 200gb", "bad-value"),
+        ("min_free: ten", "bad-value"),
+        ("min_free: 101%", "bad-value"),
+        ("min_fre: 5%", "unknown-key"),
+        ("cache: s", "unknown-key"),
+    ],
+)
+def test_a_limit_that_is_none_is_refused(compiled: Compile, key: str, code: str) -> None:
+    text = f"endpoints: {{s: {{type: storage, {key}}}}}\nroutes: {{a/b: s}}\n"
+    assert codes(compiled(text)) == [code]
+
+
+@pytest.mark.parametrize("written", ["14", "2w", "1.5d", "forever"])
+def test_retain_is_a_duration(compiled: Compile, written: str) -> None:
+    for endpoint, route in ((written, "1d"), ("1d", written)):
+        compilation = compiled(
+            "endpoints:\n  s: {type: storage}\n"
+            f"  r: {{type: remote, url: 'https://r.example', cache: {{store: s, retain: {endpoint}}}}}\n"
+            f"routes: {{a/b: {{endpoints: r, cache: {{retain: {route}}}}}}}\n"
+        )
+        assert codes(compilation)[0] in ("bad-value", "wrong-type")
+
+
 def test_strict_makes_warnings_errors_and_json_says_the_same(tmp_path: Path) -> None:
     path = tmp_path / "p.yaml"
     path.write_text("endpoints: {a: {type: storage}, b: {type: storage}}\nroutes: {x/y: a}\n")
@@ -329,6 +373,7 @@ def test_show_fills_in_what_the_policy_does_not_say(tmp_path: Path) -> None:
         "stale_if_gone": "1d",
         "negative_ttl": "10s",
         "recheck": "30s",
+        "retain": "14d",
         "immutable_tags": [],
         "prefetch": "none",
     }

@@ -60,7 +60,7 @@ def test_what_is_no_policy_is_not_of_the_schema(text: str) -> None:
 
 
 def test_no_pattern_takes_a_line_end_behind_what_it_describes() -> None:
-    texts = ["5s", "never", "name", "X-Name", "https://x", "host"]
+    texts = ["5s", "5GiB", "never", "name", "X-Name", "https://x", "host"]
     found = [pattern for pattern in patterns(SCHEMA) if not pattern.endswith("|\\$")]
     assert len(found) > 10
     for pattern in found:

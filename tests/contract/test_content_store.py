@@ -186,3 +186,23 @@ async def test_tags_come_in_the_order_of_their_bytes(store: ContentStore) -> Non
         await store.add_manifest(HERE, manifest, tag=Tag(tag), validated_at=0)
     assert await store.index.tags(HERE, "", 10) == ["10", "9", "B", "a", "b"]
     assert await store.index.tags(HERE, "9", 2) == ["B", "a"]
+
+
+async def test_a_sweep_takes_what_is_cached_and_leaves_what_was_pushed(
+    store: ContentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("retention", "sweep"):
+        monkeypatch.setattr(f"routerd.content.{module}.GRACE", -10.0)  # nothing is too young
+    shared, own = await put(store, DATA), await put(store, b"own", THERE)
+    assert await store.index.add_blob_link(THERE, shared)
+    manifest = Manifest.parse(image(b"own", DATA), OCI_MANIFEST)
+    await store.add_manifest(THERE, manifest, tag=Tag("1"), validated_at=0)
+    assert (await store.capacity.sweep(10**9)).links == 0, "no policy says that it may go"
+    store.capacity.retain = lambda scope: -1000.0 if scope == THERE else None
+    report = await store.capacity.sweep()
+    assert (report.manifests, report.links, report.blobs) == (1, 3, 2)
+    assert await store.capacity.swept_at() is not None
+    assert await store.index.tag(THERE, Tag("1")) is None
+    assert await content(store, own, THERE) is None
+    assert await content(store, shared, THERE) is None
+    assert await content(store, shared) == DATA

@@ -228,7 +228,7 @@ def test_its_secrets_are_wrapped_its_variables_replaced_and_its_paths_absolute(
         ("cache: {store: [s]}", "wrong-type"),
         ("cache: {store: s, ttl: foo}", "bad-value"),
         ("cache: {store: s, bogus: 1}", "unknown-key"),
-        ("cache: {store: s, retain: 3d}", "not-supported"),
+        ("cache: {store: s, prefetch: layers}", "not-supported"),
         ("cache: nope", "unknown-store"),
         ("previous_names: [x]", "not-supported"),
     ],

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 
+from routerd.content.capacity import Capacity
 from routerd.content.database import Database
 from routerd.content.index import Index
 from routerd.content.links import LinkKind, Scope, TagEntry
+from routerd.content.room import NO_LIMITS
 from routerd.content.store import Told
+from routerd.content.sweep import Sweeper
 from routerd.content.uploads import IngestUpload
 from routerd.oci.errors import Code, RegistryError
 from routerd.oci.manifest import Manifest
@@ -28,9 +31,12 @@ class MemoryStore:
         self._uploads: dict[str, IngestUpload] = {}
         self._downloads: dict[tuple[str, Digest], MemorySpoolFile] = {}
         self.content: dict[Digest, bytes] = {}
-        self.index = Index(self._database)
+        self.index = Index(self._database, has_bytes=lambda digest: digest in self.content)
+        sweeper = Sweeper(self._database, self.index.pulls, MemoryShelf(self.content))
+        self.capacity = Capacity(index.parent, NO_LIMITS, self._database, sweeper)
 
     async def start(self) -> None:
+        self.capacity.start()
         await self._database.start()
 
     async def aclose(self) -> None:
@@ -82,13 +88,49 @@ class MemoryStore:
     async def start_upload(self, scope: Scope) -> IngestUpload:
         session = secrets.token_hex(8)
         await self.index.add_upload(scope, session, session, "memory")
-        self._uploads[session] = IngestUpload(session, scope, MemoryIngest(self), self.index)
+        self._uploads[session] = IngestUpload(
+            session, scope, MemoryIngest(self), self.index, self.capacity.admit
+        )
         return self._uploads[session]
 
     async def upload(self, scope: Scope, session: str) -> IngestUpload | None:
         if await self.index.upload_scope(session) != scope:
             return None
         return self._uploads[session]
+
+
+class MemoryShelf:
+    """A `Shelf`: what was taken is gone, and nothing is too young for it."""
+
+    def __init__(self, content: dict[Digest, bytes]) -> None:
+        self._content = content
+        self._is_claimed = False
+        self._swept_at: float | None = None
+
+    def swept_at(self) -> float | None:
+        return self._swept_at
+
+    def note_swept(self, now: float) -> None:
+        self._swept_at = now
+
+    def claim(self) -> Callable[[], None] | None:
+        if self._is_claimed:
+            return None
+        self._is_claimed = True
+        return self._leave
+
+    def _leave(self) -> None:
+        self._is_claimed = False
+
+    def take(self, digest: str, before: float) -> bool:
+        self._content.pop(Digest.parse(digest), None)
+        return True
+
+    def tidy(self) -> None:
+        pass
+
+    def release_reserve(self) -> None:
+        pass
 
 
 class MemoryHandle:

@@ -22,6 +22,7 @@ from routerd.config.document import Unreadable, dump
 from routerd.config.durations import format_duration
 from routerd.config.schema import schema_text
 from routerd.config.secrets import Secret
+from routerd.config.settings import EndpointSpec
 from routerd.config.sight import KeyPath, shown_value
 from routerd.routing.decision import Route
 from routerd.routing.policy import (
@@ -118,14 +119,26 @@ def effective(policy: Policy) -> dict[str, Any]:
         "endpoints": {
             name: {
                 "type": spec.type,
-                **_plain(spec.options, ("endpoints", name)),
+                **_plain(_options(spec), ("endpoints", name)),
                 **_endpoint_cache(spec.cache_store, policy.table.endpoints[name].cache),
                 "actions": [str(action) for action in spec.actions],
+                **({"previous_names": list(spec.previous_names)} if spec.previous_names else {}),
             }
             for name, spec in policy.endpoints.items()
         },
         "routes": {str(route.pattern): _route(route) for route in policy.table.routes},
     }
+
+
+def _options(spec: EndpointSpec) -> Mapping[str, Any]:
+    """A remote's one URL and one account as most policies write them, without a list."""
+    if spec.type != "remote":
+        return spec.options
+    urls = [
+        {**each, "auth": each["auth"][0] if len(each["auth"]) == 1 else each["auth"]}
+        for each in spec.options["url"]
+    ]
+    return {**spec.options, **(urls[0] if len(urls) == 1 else {"url": urls})}
 
 
 def _route(route: Route) -> dict[str, Any]:

@@ -17,6 +17,7 @@ _TABLE = frozenset({"upstream", "username", "password", "acl"})  # the proposal'
 _WORD = re.compile(r"\w+")
 _LINE_END = re.compile("\r\n|[\r\n\x85\u2028\u2029]")  # where ruamel.yaml counts a line
 _PROPERTIES = re.compile(r"(?:[!&]\S*[ \t]*)*")
+_COMMENT = re.compile("#[^\r\n\x85\u2028\u2029]*")
 _COMMENTED = (Sight.LOGIN, Sight.SECRET, Sight.ADDRESS)  # whose comment may be part of it
 _MAPPING, _SCALAR = "mapping", "scalar"  # `id` of a node
 
@@ -100,6 +101,9 @@ def _entry(
     ends_here = value.id == _SCALAR or getattr(value, "flow_style", False)
     if ends_here and (sight is Sight.LOGIN or inner in _COMMENTED):
         found |= _comment_after(text, value)
+        # `password:` and `#hunter2` on the next line: nothing, and what was to be its value.
+        before, after = key.end_mark.index, value.start_mark.index
+        found |= {comment.span() for comment in _COMMENT.finditer(text, before, after)}
     start, end = key.start_mark.index, key.end_mark.index
     has_value = value.start_mark.index != value.end_mark.index
     hidden = None if merges else hidden_in_key(sight, name, has_value)

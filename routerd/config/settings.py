@@ -90,7 +90,8 @@ class EndpointSpec:
 
     `options` are validated plain values, paths absolute, secrets wrapped in `Secret`.
     `cache_store` names the storage endpoint that keeps what this one brings; `store_path` is where
-    a storage keeps its own content, None for other types.
+    a storage keeps its own content, None for other types. `previous_names` are what it was called
+    before.
     """
 
     name: str
@@ -100,6 +101,7 @@ class EndpointSpec:
     cache_store: str | None
     store_path: Path | None
     origin: Origin
+    previous_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

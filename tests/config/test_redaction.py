@@ -53,6 +53,7 @@ LEAKS = {
     "a tagged text": remote("type: basic", "username: u", "password: !hunter2 hunter2"),
     "an anchor of nothing": remote("type: basic", "username: u", "password: &hunter2"),
     "a comment for a value": remote("type: basic", "username: u", "password: #hunter2"),
+    "a comment on the next line": remote("type: basic", "usrname: u", "password: ", "  #hunter2", "x: 1"),
     "a sign for a value": remote("type: basic", "username: u", "password: @hunter2"),
     "a percent for a value": remote("type: basic", "username: u", "password: %hunter2"),
     "two texts": remote("type: basic", "username: u", 'password: "x" hunter2'),

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from routerd.content.errors import StoreFull
 from routerd.content.links import Scope
 from routerd.content.spool import Spool
 from routerd.content.store import ContentStore, Ingest
@@ -150,9 +151,7 @@ class Fetch:
         try:
             self._ingest = await self._store.ingest()
             self._spool = Spool(self._ingest, self._announce)
-            await self._download(self._spool)
-            await self._spool.flush()
-            await self._verify(self._ingest)
+            await self._download(self._spool, self._ingest)
             self._verified = True
             self._announce()
             # Readers have everything; what follows is only so that the next one finds it.
@@ -173,16 +172,19 @@ class Fetch:
                 await self._ingest.abort()
             self._close_if_unused()
 
-    async def _download(self, spool: Spool) -> None:
+    async def _download(self, spool: Spool, ingest: Ingest) -> None:
         failures = 0
         while True:
             before = spool.received
             try:
                 async with self._open_source(before) as source:
                     await self._receive(source, spool)
+                    # While the source is open: so it hears that what it sent is wrong.
+                    await spool.flush()
+                    await self._verify(ingest)
                 return
-            except WrongContent:
-                raise
+            except (WrongContent, StoreFull):
+                raise  # no other source would mend it
             except RegistryError as error:
                 failures = 1 if spool.received > before else failures + 1
                 if spool.received == 0 or failures > RESUMES_LIMIT:

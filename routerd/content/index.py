@@ -14,6 +14,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from routerd.content import schema
 from routerd.content.database import Database
+from routerd.content.identity import Claim, Fingerprint, claim, settled
 from routerd.content.links import Link, LinkKind, Scope, TagEntry
 from routerd.content.statements import (
     add_edges,
@@ -37,6 +38,19 @@ class Index:
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
         self._database = database
         self._clock = clock
+
+    async def claim(
+        self, endpoint: str, fingerprint: Fingerprint | None, previous: Sequence[str] = ()
+    ) -> Claim:
+        """Make what is stored under the endpoint's name, or its former ones, its own (identity.py).
+
+        Raises StoreFull, where something has to be changed.
+        """
+        found = await self._database.read(lambda c: settled(c, endpoint, fingerprint, previous))
+        if found is not None:
+            return found
+        now = self._clock()
+        return await self._database.write(lambda c: claim(c, endpoint, fingerprint, previous, now))
 
     # Reading
 

@@ -26,6 +26,8 @@ from routerd.endpoints.base import Endpoint, EndpointContext
 from routerd.endpoints.registry import lookup_type
 from routerd.proxy.cached import CachedEndpoint
 from routerd.proxy.direct import DirectEndpoint
+from routerd.proxy.freshness import Standing
+from routerd.proxy.identity import claim_content, take_over_directory
 from routerd.proxy.listing import Listing
 from routerd.proxy.pull import Pull, Reader
 from routerd.proxy.push import Push
@@ -83,7 +85,7 @@ class Service:
         stores: dict[str, ContentStore] = {}
         for spec in policy.endpoints.values():
             if spec.store_path is not None:
-                stores[spec.name] = await self._open_store(spec.store_path)
+                stores[spec.name] = await self._open_store(spec, spec.store_path)
         # Entered after the stores, so left before them: fills end, then what they write to.
         self._stack.push_async_callback(self.tasks.aclose, 0.0)
         endpoints: dict[str, Endpoint] = {}
@@ -97,9 +99,7 @@ class Service:
             self._stack.push_async_callback(endpoint.aclose)
             endpoints[spec.name] = endpoint
             if cache is not None:
-                readers[spec.name] = CachedEndpoint(
-                    endpoint, cache, fetches, self.tasks, self._clock
-                )
+                readers[spec.name] = await self._cached(spec, endpoint, cache, fetches)
             else:
                 readers[spec.name] = DirectEndpoint(endpoint, own)
         self.tasks.spawn("maintenance", _maintain(list(stores.values())))
@@ -108,11 +108,24 @@ class Service:
         self.listing = Listing(policy.table, readers)
         await run_blocking(_warn_of_strangers, policy.server.data, policy.endpoints)
 
-    async def _open_store(self, path: Path) -> ContentStore:
+    async def _open_store(self, spec: EndpointSpec, path: Path) -> ContentStore:
+        await run_blocking(take_over_directory, path, spec)
         store = DirectoryStore(path, self._clock)
         await store.start()
         self._stack.push_async_callback(store.aclose)
+        await claim_content(store, spec, None)
         return store
+
+    async def _cached(
+        self, spec: EndpointSpec, endpoint: Endpoint, store: ContentStore, fetches: FetchTable
+    ) -> CachedEndpoint:
+        namespace = self.policy.table.endpoints[spec.name].namespace
+        claim = await claim_content(store, spec, namespace)
+        offline = spec.type == "remote" and spec.options["offline"]
+        standing = Standing(offline, claim.since)
+        return CachedEndpoint(
+            endpoint, store, fetches, self.tasks, standing, claim.veiled, self._clock
+        )
 
     def _create(self, spec: EndpointSpec, store: ContentStore | None) -> Endpoint:
         kind = lookup_type(spec.type)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
@@ -47,12 +48,14 @@ class RegistryClient:
         context: EndpointContext,
         upstream: Mapping[str, Any],
         addresses: Addresses | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = context.name
         self.timeouts: Mapping[str, float] = context.options["timeouts"]
         self.base, self.prefix = split_url(upstream["url"])
         parts = urlsplit(upstream["url"])
         self.where = f"{self.name} ({parts.netloc.rpartition('@')[2]})"
+        self.clock = clock
         self._context = context
         self._tls: Mapping[str, Any] = upstream["tls"]
         realms = context.options["token_realms"]
@@ -66,7 +69,7 @@ class RegistryClient:
     def _account(self, auth: Mapping[str, Any], name: str) -> Account:
         realms, tasks = self._context.options["token_realms"], self._context.tasks
         login = Login(self.name, self.base, auth, realms, self._ask_token, tasks)
-        return Account(name, self.base, login, Pause(self.where))
+        return Account(name, self.base, login, Pause(self.where, self.clock))
 
     async def open(self) -> None:
         """Make ready, without a word on the network."""

@@ -10,10 +10,15 @@ from collections.abc import AsyncIterator, Callable
 
 import httpx
 
+from routerd.content.fetch import WrongContent
 from routerd.endpoints.base import EndpointError
 from routerd.endpoints.client import RegistryClient
 from routerd.oci.errors import Code
 from routerd.routing.policy import Fallback
+
+# Bytes of a blob whose length is not said, which no registry does for one so large: what goes on
+# beyond would go on until the disk is full.
+UNSAID_LIMIT = 32 * 1024 * 1024 * 1024
 
 OnBreak = Callable[[int], None]  # told how many bytes of the body came
 
@@ -51,7 +56,9 @@ class RemoteBlob:
             self._check_whole()
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The bytes from `start` on. Raises EndpointError when they end early or stall."""
+        """The bytes from `start` on. Raises EndpointError when they end early or stall, and
+        WrongContent when they never end.
+        """
         chunk, self._first = self._first, b""
         while chunk:
             yield chunk
@@ -66,6 +73,10 @@ class RemoteBlob:
             self._on_break(self._received)
             raise self._client.unreachable(error) from error
         self._received += len(chunk)
+        if self._length is None and self._received > UNSAID_LIMIT:
+            raise WrongContent(
+                f"{self._client.where} sends a blob without an end: {UNSAID_LIMIT} bytes came"
+            )
         return chunk
 
     def _check_whole(self) -> None:

@@ -40,7 +40,7 @@ class Upstream:
     def __init__(self, client: RegistryClient) -> None:
         self._client = client
         self._where = client.where
-        self._availability = Availability(self._where)
+        self._availability = Availability(self._where, client.clock)
         self.prefix = client.prefix
         self.has_login = any(account.login.has_account for account in client.accounts)
 

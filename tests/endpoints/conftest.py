@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -55,6 +56,7 @@ async def remote(hub: Scripted, tasks: Tasks) -> AsyncIterator[MakeRemote]:
         url: str | list[str] | None = None,
         addresses: Addresses | None = None,
         auth: Any = None,
+        clock: Callable[[], float] = time.monotonic,
         **options: Any,
     ) -> RemoteEndpoint:
         urls = [url or hub.url] if not isinstance(url, list) else url
@@ -69,7 +71,7 @@ async def remote(hub: Scripted, tasks: Tasks) -> AsyncIterator[MakeRemote]:
             **options,
         }
         context = EndpointContext("hub", every, None, "mirror-1", 5, tasks)
-        clients = [RegistryClient(context, each, addresses) for each in every["url"]]
+        clients = [RegistryClient(context, each, addresses, clock) for each in every["url"]]
         endpoint = RemoteEndpoint("hub", [Upstream(client) for client in clients])
         await endpoint.open()
         opened.append(endpoint)

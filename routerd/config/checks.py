@@ -66,6 +66,9 @@ def _check_endpoint(context: Context, name: str, spec: EndpointSpec) -> None:
     if spec.options["offline"] and spec.cache_store is None:
         message = f"endpoint '{name}' is offline and has no 'cache': it serves nothing"
         context.warn("no-effect", message, context.document.key((*path, "offline")))
+    if spec.previous_names and spec.cache_store is None:
+        message = f"endpoint '{name}' has no 'cache': nothing was stored under its former names"
+        context.warn("no-effect", message, context.document.key((*path, "previous_names")))
 
 
 def _check_login(context: Context, path: KeyPath) -> None:

@@ -7,9 +7,10 @@ Owns reading `ratelimit-limit`, `ratelimit-remaining` (Docker Hub, as in the IET
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from typing import Protocol, runtime_checkable
 
 RETRY_AFTER_LIMIT = 3600  # seconds; upstreams have asked for more by mistake
 _RETRY_AFTER_DEFAULT = 10
@@ -35,6 +36,15 @@ class RateLimit:
     def counts(self, now: float) -> bool:
         """Whether it still says something: after a whole window all is given back."""
         return self.window is None or 0 <= now - self.at < self.window
+
+
+@runtime_checkable
+class RateLimited(Protocol):
+    """An endpoint that knows how often it may still ask."""
+
+    def rate_limits(self) -> Sequence[RateLimit]:
+        """What the registry last said to this process, by URL and account; no more than counts."""
+        ...
 
 
 def read_rate_limit(

@@ -7,7 +7,6 @@ own connections, tokens or redirects (`client.py`), nor the endpoint's other URL
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -23,10 +22,11 @@ from routerd.endpoints.client import RegistryClient
 from routerd.endpoints.failover import first_answer
 from routerd.endpoints.ratelimit import RateLimit, retry_after
 from routerd.endpoints.remoteblob import OnBreak, RemoteBlob
+from routerd.endpoints.taglist import parse_tag_list
 from routerd.oci.errors import Code, RegistryError, printable
 from routerd.oci.manifest import ACCEPT_ALL, MANIFEST_LIMIT, Descriptor, Manifest
 from routerd.oci.ranges import parse_response_range
-from routerd.oci.reference import Digest, Reference, Repository, Tag, parse_tag
+from routerd.oci.reference import Digest, Reference, Repository
 from routerd.routing.policy import Fallback
 
 T = TypeVar("T")
@@ -142,26 +142,12 @@ class Upstream:
                 return await self._client.read(got, TAGS_LIMIT), 'rel="next"' in link
 
         body, linked = await self._ask(ask)
-        found = self._parse_tags(body)
+        try:
+            found = parse_tag_list(body)
+        except ValueError as error:
+            raise self._client.broken("sent no list of tags") from error
         page = [tag for tag in found if tag > last]  # some registries do not know `last`
         return TagPage(page[:n], more=len(page) > n or (linked and bool(page)))
-
-    def _parse_tags(self, body: bytes) -> list[Tag]:
-        try:
-            listed = json.loads(body)["tags"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise self._client.broken("sent no list of tags") from error
-        if listed is None:
-            return []
-        if not isinstance(listed, list):
-            raise self._client.broken("sent no list of tags")
-        tags: set[Tag] = set()
-        for text in listed:
-            try:
-                tags.add(parse_tag(text))
-            except (RegistryError, TypeError):
-                continue
-        return sorted(tags)
 
     async def _ask(self, question: Callable[[Account], Awaitable[T]]) -> T:
         """The question, with one account after the other where the next may do better."""

@@ -11,12 +11,11 @@ from pathlib import Path
 import structlog
 
 from routerd.config.settings import EndpointSpec
-from routerd.content.errors import StoreError
 from routerd.content.identity import Claim, Fingerprint
+from routerd.content.rename import take_over_directory
 from routerd.content.store import ContentStore
 from routerd.endpoints.urls import origin_of, split_url
 from routerd.oci.reference import Namespace
-from routerd.runtime.files import sync_directory
 
 log = structlog.get_logger("routerd.service")
 
@@ -75,27 +74,18 @@ async def claim_content(
     return found
 
 
-def take_over_directory(path: Path, spec: EndpointSpec) -> None:
-    """A storage endpoint's name is its directory: rename that of a former name. Blocks.
+def claim_directory(path: Path, spec: EndpointSpec) -> None:
+    """A storage endpoint's name is its directory: take over that of a former name. Blocks.
 
     Raises StoreError.
     """
     for old in spec.previous_names:
         former = path.with_name(old)
-        if not former.is_dir():
-            continue
-        if path.exists():
+        if take_over_directory(path, former):
+            log.info("took over the directory of a former name", endpoint=spec.name, previous=old)
+        elif former.is_dir():
             log.warning(
-                "did not take over a former name: both directories exist",
+                "did not take over the directory of a former name: there is one of the new name",
                 endpoint=spec.name,
                 previous=str(former),
             )
-            continue
-        try:
-            former.rename(path)
-            sync_directory(path.parent)
-        except FileNotFoundError:
-            continue  # another process was first
-        except OSError as error:
-            raise StoreError(f"{former} cannot be renamed to {path}: {error}") from error
-        log.info("took over the directory of a former name", endpoint=spec.name, previous=old)

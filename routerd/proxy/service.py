@@ -27,7 +27,7 @@ from routerd.endpoints.registry import lookup_type
 from routerd.proxy.cached import CachedEndpoint
 from routerd.proxy.direct import DirectEndpoint
 from routerd.proxy.freshness import Standing
-from routerd.proxy.identity import claim_content, take_over_directory
+from routerd.proxy.identity import claim_content, claim_directory
 from routerd.proxy.listing import Listing
 from routerd.proxy.pull import Pull, Reader
 from routerd.proxy.push import Push
@@ -109,7 +109,7 @@ class Service:
         await run_blocking(_warn_of_strangers, policy.server.data, policy.endpoints)
 
     async def _open_store(self, spec: EndpointSpec, path: Path) -> ContentStore:
-        await run_blocking(take_over_directory, path, spec)
+        await run_blocking(claim_directory, path, spec)
         store = DirectoryStore(path, self._clock)
         await store.start()
         self._stack.push_async_callback(store.aclose)

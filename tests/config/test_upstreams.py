@@ -148,6 +148,7 @@ def test_a_mistake_in_one_of_several_is_shown_where_it_stands(
             None,
         ),
         ("url: 'https://a', offline: true", "no-effect", "offline"),
+        ("url: 'https://a', previous_names: [x]", "no-effect", "previous_names"),
     ],
 )
 def test_a_doubt_about_one_of_several_is_said(

@@ -14,7 +14,7 @@ from routerd.content.fetch import WrongContent
 from routerd.endpoints.availability import FAILURES, FIRST_WAIT
 from routerd.endpoints.base import EndpointError, Via
 from routerd.endpoints.failover import BODIES_SECONDS, Bodies, combined
-from routerd.endpoints.ratelimit import RateLimit, read_rate_limit
+from routerd.endpoints.ratelimit import RateLimit, RateLimited, read_rate_limit
 from routerd.endpoints.remote import RemoteEndpoint
 from routerd.oci.errors import Code
 from routerd.oci.reference import Digest, Reference, Repository
@@ -269,6 +269,7 @@ async def test_accounts_take_turns_by_what_they_have_left(
     assert counting.served[2:9] == ["a"] * 7, "until both have as much left"
     assert Counter(counting.served) == {"a": 19, "b": 11}
     assert counting.tokens == {"a": 1, "b": 1}
+    assert isinstance(endpoint, RateLimited)
     limits = {limit.account: limit for limit in endpoint.rate_limits()}
     assert (limits["a"].remaining, limits["a"].limit, limits["a"].window) == (1, 20, 21600)
     assert (limits["b"].url, limits["b"].remaining) == (hub.url, 1)

@@ -20,6 +20,9 @@ BACKLOG = 2 * 1024 * 1024
 # each reader after it, has a fixed cost (docs/design/architecture.md, "One download, many readers").
 BATCH = 512 * 1024  # bytes
 BATCH_SECONDS = 0.002
+# Batches of one hop, while more wait. Not to the end: with a slow disk that is the download's, and
+# every thread of the pool would be a download's.
+TURN = 2
 SMALL = 64 * 1024  # bytes; chunks are joined up to this, so that an upstream's crumbs cost nothing
 
 
@@ -35,7 +38,7 @@ class Spool:
         self._ingest = ingest
         self._on_written = on_written
         self._loop = asyncio.get_running_loop()
-        # The loop appends and the thread takes, each in one step of the interpreter.
+        # The loop appends and the thread takes from the other end.
         self._waiting: deque[bytes | bytearray] = deque()
         self._crumbs = bytearray()  # received, and too little yet to be among those
         self._writing: asyncio.Future[None] | None = None
@@ -98,8 +101,8 @@ class Spool:
             self._writing.add_done_callback(self._on_end)
 
     def _work(self) -> None:
-        """On the thread: write batch after batch, without asking the loop, while there are any."""
-        while True:
+        """On the thread: write batch after batch without asking the loop, to the end of its turn."""
+        for _ in range(TURN):
             batch: list[bytes | bytearray] = []
             size = 0
             while self._waiting and size < BATCH:

@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 
 BUFFER = 1024 * 1024  # bytes that one connection may have waiting
-# Bytes asked for in one system call. Half the buffer: so it is hardly ever full, and reading need not
-# be paused and resumed, which costs more system calls than it saves.
+# Bytes asked for in one system call; a chunk has more, up to BUFFER, where its reader is late. Half
+# the buffer: so it is hardly ever full, and reading need not be paused and resumed, which costs more
+# system calls than it saves.
 RECEIVE = 512 * 1024
 
 

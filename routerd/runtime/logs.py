@@ -7,12 +7,18 @@ and the libraries speak. Does not own what is logged.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from typing import Literal
 
 import structlog
 
 LogFormat = Literal["text", "json"]
+
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # line ends are the renderer's
+_render_logfmt = structlog.processors.LogfmtRenderer(
+    key_order=["timestamp", "level", "event"], bool_as_flag=False
+)
 
 
 def configure(log_format: LogFormat, level: str) -> None:
@@ -31,7 +37,7 @@ def configure(log_format: LogFormat, level: str) -> None:
         renderer = structlog.dev.ConsoleRenderer(sort_keys=False)
     else:
         # For programs that collect logs, and at half the cost a request.
-        renderer = structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"])
+        renderer = _logfmt
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),
@@ -51,3 +57,16 @@ def configure(log_format: LogFormat, level: str) -> None:
     for noisy in ("httpx", "aiohttp.access", "hypercorn.error", "asyncio"):
         # One line a request is ours to write; the libraries speak up only about trouble.
         logging.getLogger(noisy).setLevel(max(number, logging.WARNING))
+
+
+def _logfmt(logger: object, name: str, event: structlog.typing.EventDict) -> str:
+    """One line without control characters, which a log's reader would obey, and with words for keys."""
+    clean = {
+        "_".join(key.split()): _CONTROL.sub(_escaped, value) if isinstance(value, str) else value
+        for key, value in event.items()
+    }
+    return _render_logfmt(logger, name, clean)
+
+
+def _escaped(control: re.Match[str]) -> str:
+    return control[0].encode("unicode_escape").decode("ascii")

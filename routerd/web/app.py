@@ -12,7 +12,7 @@ import structlog
 from quart import Quart, Request, Response
 from quart.typing import ResponseTypes
 
-from routerd.oci.errors import Code, RegistryError
+from routerd.oci.errors import Code, RegistryError, printable
 from routerd.proxy.service import Service
 from routerd.web import responses
 from routerd.web.body import ClientDisconnected
@@ -79,7 +79,7 @@ class _Application(Quart):
         except ClientDisconnected as problem:
             return _error(request, RegistryError(Code.BLOB_UPLOAD_INVALID, str(problem)))
         except Exception as problem:
-            log.error("request failed", path=request.path, exc_info=problem)
+            log.error("request failed", path=printable(request.path), exc_info=problem)
             return _error(
                 request, RegistryError(Code.UNKNOWN, "routerd failed to answer; its log says why")
             )

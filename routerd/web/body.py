@@ -19,6 +19,7 @@ QUEUE_LIMIT = 16  # chunks waiting; Hypercorn reads 64 KiB at a time, so about 1
 # config-language.md 3: the rest of a refused write is drained, so that the client reads the answer.
 DRAIN_BYTES = 4 * 1024 * 1024
 DRAIN_SECONDS = 2.0
+CLIENT_LEFT = "the client closed the connection before its answer was complete"
 REQUEST_TIMEOUT = 408  # RFC 9110 15.5.9
 
 
@@ -44,6 +45,11 @@ class BoundedBody:
         self._writable = asyncio.Event()
         self._writable.set()
         self._read_out = asyncio.Event()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more comes of it."""
+        return self._ended
 
     def end(self) -> None:
         """Nothing more comes, and nothing did where this is the first that is heard."""

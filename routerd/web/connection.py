@@ -1,7 +1,7 @@
 """One request on its connection: its body fed with back-pressure, its answer counted and logged.
 
-Owns the class that Quart is given as `asgi_http_class`, and the one log line a request. Does not
-own answering: that is Quart's and `v2.py`'s.
+Owns the class that Quart is given as `asgi_http_class`, how an answer's parts become messages, and
+the one log line a request. Does not own what is answered: that is `v2.py`'s.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from quart.wrappers.response import DataBody
 from routerd.oci.errors import RegistryError, printable
 from routerd.runtime.files import Part
 from routerd.runtime.tasks import Tasks
-from routerd.web.body import BoundedBody, ClientDisconnected
+from routerd.web.body import CLIENT_LEFT, BoundedBody, ClientDisconnected
 from routerd.web.zerocopy import ZEROCOPY, sent_bytes, zerocopy
 
 if TYPE_CHECKING:
@@ -71,26 +71,27 @@ class RegistryConnection(ASGIHTTPConnection):
         started = time.perf_counter()
         record = RequestRecord()
         self.scope["state"]["record"] = record
+        # Of a target without a path Quart would make an IndexError.
+        self.scope["path"] = self.scope["path"] or "/"
         request = self._create_request_from_scope(send)
         assert isinstance(request, RegistryRequest)
-        body = request.body
         if not _has_body(request):
-            body.end()  # so that an answer need not wait to be told so
+            request.body.end()  # so that an answer need not wait to be told so
 
         async def counted(message: ASGISendEvent) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-            elif message["type"] == "http.response.body" and not message["more_body"]:
-                # Closing with unread bytes resets the connection under the answer.
-                await body.drain()
             await send(message)
             record.bytes += sent_bytes(message)
 
         try:
             await self._answer(request, receive, counted)
+        # The headers are out: returning without an end of the body closes the connection short.
         except (RegistryError, ClientDisconnected) as error:
-            # The headers are out: returning without an end of the body closes the connection short.
             record.error = str(error)
+        except (OSError, EOFError) as error:
+            record.error = f"the content could not be read to its end: {error}"
+            log.error("an answer was cut short", reference=record.reference, why=str(error))
         finally:
             self._log(record, time.perf_counter() - started)
 
@@ -109,31 +110,34 @@ class RegistryConnection(ASGIHTTPConnection):
             answering.cancel()
 
         listening = Tasks().spawn("what comes in", listen())
+        self._request_body = request.body
         try:
             await self.handle_request(request, send)
         except asyncio.CancelledError:
             # As asyncio.timeout does it: somebody else may have cancelled as well.
             if not gone or answering.uncancel() > 0:
                 raise
+            request.record.error = request.record.error or CLIENT_LEFT
         finally:
             listening.cancel()
 
     async def _send_response(self, send: ASGISendCallable, response: ResponseTypes) -> None:
-        """As Quart does it, but with the end of the body in the same message as the body."""
+        """As Quart does it, but with the end of the body in the same message where that may be."""
         assert isinstance(response, Response)
         headers = encode_headers(response.headers)
         await send(
             {"type": "http.response.start", "status": response.status_code, "headers": headers}
         )
         body = response.response
-        last = b""
-        if isinstance(body, DataBody):
-            last = body.data
-        else:
-            async with body as parts:
-                async for part in parts:
-                    await self._send_part(send, part)
-        await send({"type": "http.response.body", "body": last, "more_body": False})
+        if isinstance(body, DataBody) and self._request_body.has_ended:
+            await send({"type": "http.response.body", "body": body.data, "more_body": False})
+            return
+        async with body as parts:
+            async for part in parts:
+                await self._send_part(send, part)
+        # Closing with unread bytes resets the connection under the answer.
+        await self._request_body.drain()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_part(self, send: ASGISendCallable, part: Part) -> None:
         if isinstance(part, bytes):

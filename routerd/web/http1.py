@@ -6,19 +6,22 @@ Owns what this server changes in Hypercorn's protocol: no h2c, no WebSocket, and
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from dataclasses import dataclass
 from typing import cast
 
 import h11
-from hypercorn.events import Event, RawData
+from hypercorn.events import Closed, Event, RawData
 from hypercorn.protocol.events import Event as StreamEvent
-from hypercorn.protocol.events import Request
+from hypercorn.protocol.events import Request, StreamClosed
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 from hypercorn.typing import ASGISendEvent
+from hypercorn.utils import UnexpectedMessageError
 
 from routerd.runtime.files import FilePart
-from routerd.web.body import ClientDisconnected
+from routerd.web.body import CLIENT_LEFT, ClientDisconnected
 from routerd.web.zerocopy import ZEROCOPY, part_of
 
 
@@ -39,6 +42,15 @@ class _FileBody(StreamEvent):
 
 class Http1(H11Protocol):
     """One connection's protocol."""
+
+    async def handle(self, event: Event) -> None:
+        """What the connection has for the protocol."""
+        await super().handle(event)
+        if isinstance(event, Closed):
+            # A request that came before its forerunner's answer was sent waits for that in the
+            # reading task, and would for ever.
+            self.connection = cast("h11.Connection", _Over())
+            await self.can_read.set()
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """Nothing to check: neither `Upgrade: h2c` nor HTTP/2's preface leads anywhere."""
@@ -74,22 +86,63 @@ class Http1(H11Protocol):
         if not isinstance(event, _FileBody):
             await super().stream_send(event)
             return
-        assert isinstance(self.connection, h11.Connection)
+        if isinstance(self.connection, _Over):
+            raise ClientDisconnected(CLIENT_LEFT)
         # h11 frames and counts what it does not look into.
         data = h11.Data(data=cast("bytes", event.part))
-        for piece in self.connection.send_with_data_passthrough(data) or ():
+        assert isinstance(self.connection, h11.Connection)
+        try:
+            pieces = self.connection.send_with_data_passthrough(data) or ()
+        except h11.LocalProtocolError as error:
+            if self.connection.their_state is not h11.ERROR:
+                raise
+            raise ClientDisconnected("the client broke the protocol within its request") from error
+        for piece in pieces:
             await self.send(RawFile(piece) if isinstance(piece, FilePart) else RawData(piece))
 
 
 class _Stream(HTTPStream):
     """One request and its answer."""
 
+    async def handle(self, event: StreamEvent) -> None:
+        """One event of the request."""
+        if not isinstance(event, StreamClosed):
+            await super().handle(event)
+        elif not self.closed:
+            # Where the application does not read its request, its queue may be full of it. Then it
+            # hears of the end with the next thing that it sends.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0):
+                    await super().handle(event)
+
     async def app_send(self, message: ASGISendEvent | None) -> None:
-        """One message of the application."""
+        """One message of the application. Raises ClientDisconnected where nobody takes it."""
+        if message is not None and self.closed:
+            raise ClientDisconnected(CLIENT_LEFT)
         if message is None or message["type"] != ZEROCOPY:
             await super().app_send(message)
-        elif self.state == ASGIHTTPState.RESPONSE:
-            await self.send(_FileBody(STREAM_ID, part_of(message)))
-            if self.closed:
-                # Nothing more waits for this client, so that nothing else would stop the answer.
-                raise ClientDisconnected("the client closed the connection within its answer")
+            return
+        if self.state != ASGIHTTPState.RESPONSE:
+            raise UnexpectedMessageError(self.state, message["type"])
+        await self.send(_FileBody(STREAM_ID, part_of(message)))
+        if self.closed:
+            # Nothing more waits for this client, so that nothing else would stop the answer.
+            raise ClientDisconnected(CLIENT_LEFT)
+
+
+class _Over:
+    """In place of h11's connection when the client has gone: nothing comes and nothing is sent."""
+
+    our_state = their_state = None
+    they_are_waiting_for_100_continue = False
+
+    def receive_data(self, data: bytes) -> None:
+        """Nobody wants it any more."""
+
+    def next_event(self) -> type[h11.NEED_DATA]:
+        """There is none."""
+        return h11.NEED_DATA
+
+    def send(self, event: object) -> bytes:
+        """Nobody takes it any more."""
+        return b""

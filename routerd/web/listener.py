@@ -123,7 +123,6 @@ class _Connection(TCPServer):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
             client = parse_socket_addr(connection.family, connection.getpeername())
             server = parse_socket_addr(connection.family, connection.getsockname())
-            self._sender = FileSender(self.writer)
             async with TaskGroup(self.loop) as task_group:
                 self.protocol = Http1(  # type: ignore[assignment]  # without its wrapper
                     self.app,
@@ -145,9 +144,8 @@ class _Connection(TCPServer):
             self._wake()
             if self._sender is not None:
                 self._sender.close()
-            with contextlib.suppress(
-                TimeoutError
-            ):  # TCP_USER_TIMEOUT, which Hypercorn does not expect
+            # That of TCP_USER_TIMEOUT, which Hypercorn does not expect.
+            with contextlib.suppress(TimeoutError):
                 await self._close()
 
     async def protocol_send(self, event: Event) -> None:
@@ -167,12 +165,13 @@ class _Connection(TCPServer):
             self.writer.close()
 
     async def _send_file(self, part: FilePart) -> None:
-        assert self._sender is not None
-        async with self.send_lock:
-            try:
+        if self._sender is None:  # a connection of many small answers needs none
+            self._sender = FileSender(self.writer)
+        try:
+            async with self.send_lock:
                 await self._sender.send(part)
-            except (ConnectionError, TimeoutError, RuntimeError):  # as of every other write
-                await self.protocol.handle(Closed())
+        except (ConnectionError, TimeoutError):  # as of every other write
+            await self.protocol.handle(Closed())
 
     def _rest(self) -> None:
         self._wake()

@@ -36,8 +36,9 @@ SWITCH_SECONDS = 0.0002
 TERMINATION_SECONDS = 2.0  # beyond `drain`, for connections that are cut to end
 # mallopt(3): what is freed at the end of the heap, and from which size on it is not of the heap.
 KEPT_BYTES = 32 * 1024 * 1024
-_CHUNK_BYTES = 4 * 1024 * 1024
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+MAPPED_BYTES = 4 * 1024 * 1024
+ARENAS = 2  # else each thread may have one, and keep as much again
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 
 class ListenError(Exception):
@@ -85,7 +86,7 @@ def raise_descriptor_limit() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep what is freed, up to KEPT_BYTES, for the next chunk of a body.
+    """Have the C library keep what is freed, up to KEPT_BYTES an arena, for the next chunk of a body.
 
     glibc gives each freed chunk back to the system, and the next one is made of fresh pages: an
     eighth of a download's time (docs/performance.md). Another C library does as it does.
@@ -93,7 +94,8 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
-        mallopt(_M_MMAP_THRESHOLD, _CHUNK_BYTES)
+        mallopt(_M_MMAP_THRESHOLD, MAPPED_BYTES)
+        mallopt(_M_ARENA_MAX, ARENAS)
 
 
 class Supervisor:

@@ -8,6 +8,7 @@ own the connection (`listener.py`) or what is sent.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     )
 
 ZEROCOPY = "http.response.zerocopysend"
+# sendfile(2): a file system whose files the kernel cannot send.
+_NOT_SENDABLE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
 
 def zerocopy(part: FilePart) -> ASGISendEvent:
@@ -76,18 +79,28 @@ class FileSender:
         """Send it whole. Raises ConnectionError, and EOFError where the file is shorter."""
         await self._flush()
         await part.into_cache()
-        position, stop = part.start, part.stop
-        while position < stop:
+        while part:
             if self._writer.transport.is_closing():
                 raise ConnectionResetError("the connection is closed")
             try:
-                sent = os.sendfile(self._fd, part.fd, position, stop - position)
+                sent = os.sendfile(self._fd, part.fd, part.start, len(part))
             except BlockingIOError:
                 await self._writable()
+                await part.into_cache()  # a slow client may have been waited for for minutes
                 continue
+            except OSError as error:
+                if error.errno not in _NOT_SENDABLE:
+                    raise
+                await self._copy(part)
+                return
             if sent == 0:
-                raise EOFError(f"the file ends at {position}, not at {stop}")
-            position += sent
+                raise EOFError(f"the file ends at {part.start}, not at {part.stop}")
+            part = part[sent:]
+
+    async def _copy(self, part: FilePart) -> None:
+        async for chunk in part.read():
+            self._writer.write(chunk)
+            await self._writer.drain()
 
     async def _flush(self) -> None:
         """Wait until the kernel has everything that was written before."""
@@ -98,7 +111,8 @@ class FileSender:
         try:
             await self._writer.drain()
         finally:
-            transport.set_write_buffer_limits()
+            if not transport.is_closing():
+                transport.set_write_buffer_limits()
 
     async def _writable(self) -> None:
         writable = self._loop.create_future()

@@ -21,6 +21,7 @@ from routerd.content.ingest import FileIngest
 from routerd.content.links import Scope
 from routerd.oci.errors import Code, RegistryError
 from routerd.oci.reference import Digest
+from routerd.runtime.blocking import THREADS, run_blocking
 from routerd.runtime.files import as_bytes
 from routerd.runtime.tasks import Tasks
 
@@ -280,28 +281,52 @@ async def test_one_who_joins_late_and_reads_later_still_gets_everything(
 
 
 async def test_a_full_disk_is_an_error_for_all_who_wait(
-    join: Join, store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, fetches: FetchTable
+    join: Join, monkeypatch: pytest.MonkeyPatch, fetches: FetchTable, tmp_path: Path
 ) -> None:
-    ingest = await store.ingest()
-    written = 0
+    write = FileIngest.write
 
-    def full(chunks: list[bytes]) -> None:
-        nonlocal written
-        written += sum(len(chunk) for chunk in chunks)
-        if written > 1_000_000:
+    def full(ingest: FileIngest, chunks: Sequence[bytes]) -> None:
+        if ingest.offset > 1_000_000:
             raise StoreFull
-        type(ingest).write(ingest, chunks)
+        write(ingest, chunks)
 
-    async def same() -> object:
-        return ingest
-
-    monkeypatch.setattr(ingest, "write", full)
-    monkeypatch.setattr(store, "ingest", same)
+    monkeypatch.setattr(FileIngest, "write", full)
     upstream = Upstream()
     readers = [asyncio.ensure_future(read(join(upstream))) for _ in range(3)]
     outcomes = await asyncio.gather(*readers, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [StoreFull] * 3
+    assert upstream.opened == [0], "asking again would not make room"
     await until_kept(fetches)
+    assert spooled(tmp_path) == [], "what does not fit gives its room back"
+
+
+async def test_downloads_to_a_slow_disk_leave_threads_for_the_others(
+    store: DirectoryStore, fetches: FetchTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them than threads, each with more waiting than it ever gets written."""
+    write, disk, turns = FileIngest.write, threading.Event(), threading.Semaphore(0)
+
+    def slow(ingest: FileIngest, chunks: Sequence[bytes]) -> None:
+        if not disk.is_set():
+            assert turns.acquire(timeout=20)
+        write(ingest, chunks)
+
+    monkeypatch.setattr(FileIngest, "write", slow)
+    blobs = [os.urandom(4_000_000) for _ in range(THREADS + 2)]
+    found = [
+        fetches.join(store, Digest.of(blob), Scope(f"hub{n}", "x"), Upstream(blob).open)[0]
+        for n, blob in enumerate(blobs)
+    ]
+    reading = [asyncio.ensure_future(read(fetch)) for fetch in found]
+    looking = asyncio.ensure_future(run_blocking(int))
+    for _ in range(3 * THREADS):  # a few batches of each: by then its turn is over
+        turns.release()
+    async with asyncio.timeout(20):
+        await looking
+    disk.set()
+    for _ in range(2 * len(blobs)):
+        turns.release()
+    assert await asyncio.gather(*reading) == blobs
 
 
 async def test_stopping_ends_the_readers_with_an_error(

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
+from routerd.web.body import DRAIN_SECONDS
 from wire import Wire, read_reply
 
 from .conftest import Serving
@@ -83,6 +86,28 @@ async def test_http2_without_asking_is_refused(serving: Serving) -> None:
             answer = await reader.read()
         assert answer.startswith(b"HTTP/1.1 4")
         writer.close()
+
+
+async def test_an_early_error_comes_whole_before_the_rest_of_the_request(serving: Serving) -> None:
+    """A client that waits for the answer before it sends on must not be held up by the draining."""
+    async with serving(POLICY) as wire:
+        reader, writer = await asyncio.open_connection("127.0.0.1", wire.port)
+        writer.write(b"POST /v2/nobody/here/blobs/uploads/ HTTP/1.1\r\nHost: x\r\n")
+        started = asyncio.get_running_loop().time()
+        writer.write(b"Content-Length: 10\r\n\r\n")
+        reply = await read_reply(reader)
+        assert reply.status == 404
+        assert asyncio.get_running_loop().time() - started < DRAIN_SECONDS / 2
+        writer.close()
+
+
+async def test_a_target_without_a_path_is_refused_and_logged(
+    serving: Serving, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with serving(POLICY) as wire:
+        reply = await wire.raw(b"GET ?x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert (400 <= reply.status < 500, bool(reply.code)) == (True, True)
+    assert f"status={reply.status}" in capfd.readouterr().out
 
 
 async def test_hundreds_of_connections_at_once_are_served(serving: Serving) -> None:

@@ -35,7 +35,7 @@ OWNERS = {
     "httpx": ("endpoints/",),
     "aiohttp": ("endpoints/",),
     "yarl": ("endpoints/",),
-    "publicsuffixlist": ("endpoints/",),
+    "publicsuffixlist": ("config/domains.py",),
     "fnmatch2": ("routing/pattern.py",),
     "ruamel": ("config/document.py",),
     "jsonschema": ("config/",),

@@ -120,10 +120,11 @@ def effective(policy: Policy) -> dict[str, Any]:
         "endpoints": {
             name: {
                 "type": spec.type,
-                **_plain(spec.options, ("endpoints", name)),
+                **_plain(_options(spec), ("endpoints", name)),
                 **_endpoint_cache(spec.cache_store, policy.table.endpoints[name].cache),
                 **_limits(spec),
                 "actions": [str(action) for action in spec.actions],
+                **({"previous_names": list(spec.previous_names)} if spec.previous_names else {}),
             }
             for name, spec in policy.endpoints.items()
         },
@@ -145,6 +146,17 @@ def _audit(settings: AuditSettings | None) -> dict[str, str] | None:
     if settings is None:
         return None
     return {"file": str(settings.file), "keep": format_duration(settings.keep)}
+
+
+def _options(spec: EndpointSpec) -> Mapping[str, Any]:
+    """A remote's one URL and one account as most policies write them, without a list."""
+    if spec.type != "remote":
+        return spec.options
+    urls = [
+        {**each, "auth": each["auth"][0] if len(each["auth"]) == 1 else each["auth"]}
+        for each in spec.options["url"]
+    ]
+    return {**spec.options, **(urls[0] if len(urls) == 1 else {"url": urls})}
 
 
 def _route(route: Route) -> dict[str, Any]:

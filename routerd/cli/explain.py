@@ -6,7 +6,7 @@ Owns the text of config-language.md 8. Does not own deciding (`routing/`).
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from ipaddress import ip_address
 from pathlib import Path
@@ -101,16 +101,27 @@ def _served_by(policy: Policy, step: Step, reference: Reference) -> str:
     spec = policy.endpoints[step.endpoint]
     words = [step.endpoint]
     if spec.type == "remote":
-        base, prefix = _split(str(spec.options["url"]))
+        first, *others = spec.options["url"]
+        base, prefix = _split(str(first["url"]))
         what = reference.in_path
         words.append(f"{base}/v2/{prefix}{step.repository.name}/manifests/{what}")
-        auth = spec.options["auth"]
         kept = f", cached in {spec.cache_store}" if spec.cache_store else ", nothing kept"
-        login = {"basic": f"login {auth.get('username')}", "bearer": "a token"}
-        words.append(login.get(auth["type"], "no login") + kept)
+        words.append(_logins(first["auth"]) + kept)
+        words += [f"then {_split(str(other['url']))[0]}" for other in others]
+        words += ["offline: never asked"] if spec.options["offline"] else []
     else:
         words.append(f"{spec.type} {step.repository}")
     return "  ".join(words)
+
+
+def _logins(accounts: Sequence[Mapping[str, Any]]) -> str:
+    named = [
+        {"basic": f"login {account.get('username')}", "bearer": "a token"}.get(
+            account["type"], "no login"
+        )
+        for account in accounts
+    ]
+    return ", ".join(named) + (" in turn" if len(named) > 1 else "")
 
 
 def _split(url: str) -> tuple[str, str]:

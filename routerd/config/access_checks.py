@@ -110,4 +110,8 @@ class AccessChecks:
 
 
 def _has_login(spec: EndpointSpec) -> bool:
-    return spec.type == "remote" and spec.options["auth"]["type"] != "anonymous"
+    return spec.type == "remote" and any(
+        account["type"] != "anonymous"
+        for upstream in spec.options["url"]
+        for account in upstream["auth"]
+    )

@@ -18,7 +18,8 @@ from routerd.config.pair_checks import check_pairs
 from routerd.config.reference_checks import check_references
 from routerd.config.route_checks import check_route, place
 from routerd.config.settings import EndpointSpec, ServerSettings
-from routerd.config.variables import has_variable
+from routerd.config.upstreams import Place, account_places, places
+from routerd.config.variables import MissingVariable, expand, has_variable
 from routerd.routing.decision import Route
 from routerd.routing.globs import is_literal
 from routerd.routing.table import RouteTable
@@ -76,26 +77,49 @@ def _check_audit(
 
 def _check_endpoint(context: Context, name: str, spec: EndpointSpec) -> None:
     path: KeyPath = ("endpoints", name)
+    if spec.type != "remote":
+        _check_login(context, (*path, "auth"))
+        return
+    found = places(context, path)
+    for auth in dict.fromkeys(one.auth for one in found):
+        for account in account_places(context, auth):
+            _check_login(context, account)
+    for one in found:
+        _check_connection(context, one)
+    if spec.options["offline"] and spec.cache_store is None:
+        message = f"endpoint '{name}' is offline and has no 'cache': it serves nothing"
+        context.warn("no-effect", message, context.document.key((*path, "offline")))
+    if spec.previous_names and spec.cache_store is None:
+        message = f"endpoint '{name}' has no 'cache': nothing was stored under its former names"
+        context.warn("no-effect", message, context.document.key((*path, "previous_names")))
+
+
+def _check_login(context: Context, path: KeyPath) -> None:
     for key in ("password", "token"):
-        written = context.get((*path, "auth", key))
+        written = context.get((*path, key))
         if isinstance(written, str) and not has_variable(written):
             context.warn(
                 "inline-secret",
                 f"the {key} stands in the file; better a variable, or '{key}_file'",
-                context.document.key((*path, "auth", key)),
+                context.document.key((*path, key)),
             )
-    if spec.type != "remote":
+
+
+def _check_connection(context: Context, place: Place) -> None:
+    """Whether who is asked can be told from an impostor. What is no URL was said before."""
+    try:
+        parts = urlsplit(expand(context.get(place.url, ""), context.environment) or "")
+        host = parts.hostname
+    except (MissingVariable, ValueError):
         return
-    parts = urlsplit(spec.options["url"])
-    host = parts.hostname or ""
-    if _is_loopback(host):
+    if not host or _is_loopback(host):
         return
     if parts.scheme == "http":
         message = f"everything between here and {host} can be read and changed on the way"
-        context.warn("insecure-upstream", message, context.document.value((*path, "url")))
-    if spec.options["tls"]["insecure"]:
+        context.warn("insecure-upstream", message, context.document.value(place.url))
+    if context.get((*place.tls, "insecure"), False):
         message = f"nothing proves that it is {host}; give its certificate as 'tls.ca'"
-        mark = context.document.key((*path, "tls", "insecure"))
+        mark = context.document.key((*place.tls, "insecure"))
         context.warn("insecure-upstream", message, mark)
 
 

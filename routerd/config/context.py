@@ -30,7 +30,7 @@ class Context:
         """The value at `path`; the default where it is not written or not usable."""
         value: Any = self.document.values
         for depth, key in enumerate(path, start=1):
-            if path[:depth] in self.bad or not isinstance(value, dict) or key not in value:
+            if path[:depth] in self.bad or not _has(value, key):
                 return default
             value = value[key]
         return value
@@ -85,3 +85,10 @@ class Context:
         """Note anything."""
         problem = Diagnostic(severity, code, message, self.document.file, mark)
         self.document.problems.append(problem)
+
+
+def _has(value: Any, key: str | int) -> bool:
+    """Whether there is something at `key` of a mapping, or of a list."""
+    if isinstance(value, list):
+        return isinstance(key, int) and key < len(value)
+    return isinstance(value, dict) and key in value

@@ -49,6 +49,7 @@ def compile_endpoints(
                 namespace=_serves(spec, server),
             )
     _check_stores(context, specs, types)
+    _check_previous_names(context, specs)
     return specs, rules
 
 
@@ -74,6 +75,7 @@ def _compile(
         cache_store=_store(context, (*path, "cache")),
         store_path=server.data / name if keeps else None,
         origin=context.origin(path),
+        previous_names=tuple(context.get((*path, "previous_names"), ())),
         limits=_limits(context, path) if kind == "storage" else DEFAULT_LIMITS,
     )
 
@@ -115,3 +117,19 @@ def _check_stores(context: Context, specs: Mapping[str, EndpointSpec], types: Ty
         else:
             message += f"does not exist{did_you_mean(spec.cache_store, stores)}"
         context.error("unknown-store", message, context.document.value(path))
+
+
+def _check_previous_names(context: Context, specs: Mapping[str, EndpointSpec]) -> None:
+    """What was kept under a name becomes one endpoint's, and none that is still in use."""
+    takers: dict[str, str] = {}
+    for name, spec in specs.items():
+        for position, previous in enumerate(spec.previous_names):
+            message = None
+            if previous in context.names(("endpoints",)):
+                message = f"'{previous}' is the name of an endpoint of this policy"
+            elif previous in takers:
+                message = f"'{previous}' became '{takers[previous]}' already"
+            takers.setdefault(previous, name)
+            if message is not None:
+                path = ("endpoints", name, "previous_names", position)
+                context.error("bad-value", message, context.document.value(path))

@@ -18,6 +18,7 @@ _WORD = re.compile(r"\w+")
 _LINE_END = re.compile("\r\n|[\r\n\x85\u2028\u2029]")  # where ruamel.yaml counts a line
 _COMMENT_LINE = re.compile("[ \t]*(#[^\r\n\x85\u2028\u2029]*)?(?:\r\n|[\r\n\x85\u2028\u2029])")
 _PROPERTIES = re.compile(r"(?:[!&]\S*[ \t]*)*")
+_COMMENT = re.compile("#[^\r\n\x85\u2028\u2029]*")
 _COMMENTED = (Sight.LOGIN, Sight.SECRET, Sight.ADDRESS)  # whose comment may be part of it
 _MAPPING, _SCALAR = "mapping", "scalar"  # `id` of a node
 

@@ -98,8 +98,6 @@ def _check_foreign(
     except (TypeProblem, SchemaError) as error:
         document.error("bad-value", f"type '{kind}': {error}", document.value((*path, "type")))
         return {path}
-    if "previous_names" in options:
-        _not_supported(document, "'previous_names'", (*path, "previous_names"), at_key=True)
     own = {key: value for key, value in options.items() if key not in COMMON}
     bad: set[KeyPath] = set()
     for problem in Draft7Validator(dict(info.options_schema)).iter_errors(own):

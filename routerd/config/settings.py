@@ -105,6 +105,7 @@ class EndpointSpec:
     `options` are validated plain values, paths absolute, secrets wrapped in `Secret`.
     `cache_store` names the storage endpoint that keeps what this one brings; `store_path` is where
     a storage keeps its own content, None for other types, and `limits` how much of it.
+    `previous_names` are what it was called before.
     """
 
     name: str
@@ -115,6 +116,7 @@ class EndpointSpec:
     store_path: Path | None
     origin: Origin
     limits: StorageLimits = DEFAULT_LIMITS
+    previous_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,13 +14,11 @@ _KEYS: Mapping[tuple[str, ...], frozenset[str]] = {
     ("server",): frozenset({"public_url", "hosts", "tls", "limits"}),
     ("endpoints", "*"): frozenset(
         {
-            "previous_names",
             "redirect_hosts",
             "proxy",
             "limits",
             "forward_client_address",
             "transport_encoding",
-            "offline",
             "path",
         }
     ),
@@ -35,9 +33,6 @@ _VALUES: Mapping[tuple[str, ...], frozenset[str]] = {
     ("endpoints", "*", "auth", "type"): frozenset({"docker-config", "helper"}),
 }
 
-# Places where a list or mapping is of the language, but only a single value is built.
-_SEVERAL = frozenset({("endpoints", "*", "url"), ("endpoints", "*", "auth")})
-
 
 def is_unbuilt_key(path: Sequence[str | int]) -> bool:
     """Whether the key at the end of `path` belongs to the language but is not built."""
@@ -46,16 +41,14 @@ def is_unbuilt_key(path: Sequence[str | int]) -> bool:
 
 def is_unbuilt_value(path: Sequence[str | int], value: object) -> bool:
     """Whether the value at `path` belongs to the language but is not built."""
-    place = _place(path)
-    if place in _SEVERAL and isinstance(value, list):
-        return True
-    if place == ("endpoints", "*", "url") and isinstance(value, dict):
-        return True
-    return isinstance(value, str) and value in _VALUES.get(place, frozenset())
+    return isinstance(value, str) and value in _VALUES.get(_place(path), frozenset())
 
 
 def _place(path: Sequence[str | int]) -> tuple[str, ...]:
-    named = tuple(str(part) for part in path)
+    # One of several accounts or URLs is as the only one; a URL's own keys are as the endpoint's.
+    named = tuple(part for part in path if isinstance(part, str))
+    if len(named) > 3 and (named[0], named[2]) == ("endpoints", "url"):
+        named = (*named[:2], *named[3:])
     if len(named) > 1 and named[0] in ("endpoints", "routes"):
         return (named[0], "*", *named[2:])
     return named

@@ -53,7 +53,7 @@ class WrongContent(RegistryError):
 class Download:
     """The bytes that the spool does not have yet. `size` (bytes) is of the whole, None until known.
 
-    Awaits `on_answer(size)` when upstream has first answered.
+    Awaits `on_answer(size)` when upstream has first answered, and `verify` when all is there.
     """
 
     def __init__(
@@ -62,11 +62,13 @@ class Download:
         open_source: OpenSource,
         size: int | None,
         on_answer: Callable[[int | None], Awaitable[None]],
+        verify: Callable[[], Awaitable[None]],
     ) -> None:
         self._digest = digest
         self._open_source = open_source
         self._size = size
         self._on_answer = on_answer
+        self._verify = verify
         self._answered = False
 
     async def into(self, spool: Spool) -> None:
@@ -77,9 +79,11 @@ class Download:
             try:
                 async with self._open_source(before) as source:
                     await self._receive(source, spool)
+                    # While the source is open: so it hears that what it sent is wrong.
+                    await self._verify()
                 return
             except (WrongContent, StoreFull):
-                raise
+                raise  # no other source would mend it
             except RegistryError as error:
                 failures = 1 if spool.received > before else failures + 1
                 if not self._answered or spool.received == 0 or failures > RESUMES_LIMIT:

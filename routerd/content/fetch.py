@@ -232,14 +232,18 @@ class Fetch:
         if ingest.offset:
             log.info("going on with the download of %s at byte %s", self.digest, ingest.offset)
         size = None if told is None else told.size
+
+        async def verify() -> None:
+            await spool.flush()
+            if not await run_blocking(ingest.matches, self.digest):
+                raise WrongContent(f"upstream sent content that is not {self.digest}")
+
         if size is not None and ingest.offset == size:
             self._hear()  # nothing is missing but the verdict
+            await verify()
         else:
-            download = Download(self.digest, self._open_source, size, self._on_answer)
+            download = Download(self.digest, self._open_source, size, self._on_answer, verify)
             await download.into(spool)
-            await spool.flush()
-        if not await run_blocking(ingest.matches, self.digest):
-            raise WrongContent(f"upstream sent content that is not {self.digest}")
         self._verified = True
         self._announce()
         # Readers have everything; what follows is only so that the next one finds it.

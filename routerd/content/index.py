@@ -15,6 +15,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from routerd.content import schema
 from routerd.content.database import Database
 from routerd.content.errors import Vanished
+from routerd.content.identity import Claim, Fingerprint, claim, settled
 from routerd.content.links import Link, LinkKind, Scope, TagEntry
 from routerd.content.pins import Pins
 from routerd.content.pulls import Pulls
@@ -50,6 +51,19 @@ class Index:
         self._has_bytes = has_bytes
         self.pulls = Pulls(database, clock)
         self.pins = Pins(database, clock)
+
+    async def claim(
+        self, endpoint: str, fingerprint: Fingerprint | None, previous: Sequence[str] = ()
+    ) -> Claim:
+        """Make what is stored under the endpoint's name, or its former ones, its own (identity.py).
+
+        Raises StoreFull, where something has to be changed.
+        """
+        found = await self._database.read(lambda c: settled(c, endpoint, fingerprint, previous))
+        if found is not None:
+            return found
+        now = self._clock()
+        return await self._database.write(lambda c: claim(c, endpoint, fingerprint, previous, now))
 
     # Reading
 

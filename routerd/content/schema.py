@@ -142,6 +142,7 @@ fingerprints = Table(
     Column("namespace", String, nullable=False),
     Column("origins", String, nullable=False),
     Column("account", String, nullable=False),
+    Column("changed_at", Float, nullable=True),
 )
 
 
@@ -154,9 +155,13 @@ def _add_failed_checks(connection: Connection) -> None:
         connection.execute(text(f"ALTER TABLE tag ADD COLUMN {column.name} FLOAT"))
 
 
+def _add_changed_at(connection: Connection) -> None:
+    connection.execute(text("ALTER TABLE endpoint_fingerprint ADD COLUMN changed_at FLOAT"))
+
+
 # Each entry leads from the version that is its position, counted from 1, to the next. Entries are
 # never changed once released; a new table or column is a new entry and stands in `metadata` as well.
-MIGRATIONS: Sequence[Callable[[Connection], None]] = (_add_failed_checks,)
+MIGRATIONS: Sequence[Callable[[Connection], None]] = (_add_failed_checks, _add_changed_at)
 NEWEST = len(MIGRATIONS) + 1
 
 

@@ -1,7 +1,8 @@
 """Whether an upstream may be asked now: a circuit breaker, and the pause that a 429 asks for.
 
-Owns counting failures and waiting (protocol.md 3). Does not own asking, nor what is served
-meanwhile (`proxy/freshness.py`). Seconds are of a clock that is never set back.
+Owns counting failures and waiting (protocol.md 3). A breaker is of a URL, a pause of an account
+there. Does not own asking, nor what is served meanwhile (`proxy/freshness.py`). Seconds are of a
+clock that is never set back.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ FIRST_WAIT = 2.0  # seconds, doubled with each failure more
 LONGEST_WAIT = 60.0  # seconds; an upstream that is back is found within a minute
 
 
+class LeftAlone(EndpointError):
+    """Nothing was asked: that the upstream would not answer is known already."""
+
+
 class Availability:
     """What is known of one upstream. `name` is for who reads the refusal."""
 
@@ -26,8 +31,7 @@ class Availability:
         self._name = name
         self._clock = clock
         self._failures = 0
-        self._closed_until = 0.0  # by the breaker
-        self._paused_until = 0.0  # by the upstream itself
+        self._closed_until = 0.0
         self._probing = False  # one request finds out whether it is back
 
     @contextmanager
@@ -53,11 +57,6 @@ class Availability:
             if probes:
                 self._probing = False
 
-    def pause(self, seconds: float) -> EndpointError:
-        """It says that it has had too many requests: none for so long. What to raise."""
-        self._paused_until = max(self._paused_until, self._clock() + seconds)
-        return self._too_many(self._clock())
-
     def _failed(self) -> None:
         self._failures += 1
         beyond = self._failures - FAILURES
@@ -67,11 +66,9 @@ class Availability:
 
     def _refuse(self) -> None:
         now = self._clock()
-        if now < self._paused_until:
-            raise self._too_many(now)
         if self._failures >= FAILURES and (now < self._closed_until or self._probing):
             wait = _seconds(self._closed_until - now)
-            raise EndpointError(
+            raise LeftAlone(
                 Fallback.UNAVAILABLE,
                 Code.UNAVAILABLE,
                 f"{self._name} did not answer {self._failures} times in a row and is left alone "
@@ -79,14 +76,40 @@ class Availability:
                 headers={"Retry-After": str(wait)},
             )
 
-    def _too_many(self, now: float) -> EndpointError:
-        wait = _seconds(self._paused_until - now)
-        return EndpointError(
+
+class Pause:
+    """How long an account asks for nothing, because it has had too many requests."""
+
+    def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._name = name
+        self._clock = clock
+        self._until = 0.0
+
+    @property
+    def left(self) -> float:
+        """Seconds until it may be asked with again; 0: now."""
+        return max(0.0, self._until - self._clock())
+
+    def begin(self, seconds: float) -> EndpointError:
+        """The upstream says so: no request for so long. What to raise."""
+        self._until = max(self._until, self._clock() + seconds)
+        return EndpointError(*self._words(), headers=self._headers())
+
+    def check(self) -> None:
+        """Raises LeftAlone while it lasts."""
+        if self.left > 0:
+            raise LeftAlone(*self._words(), headers=self._headers())
+
+    def _words(self) -> tuple[Fallback, Code, str]:
+        message = f"{self._name} has had too many requests from here; ask again in "
+        return (
             Fallback.UNAVAILABLE,
             Code.TOOMANYREQUESTS,
-            f"{self._name} has had too many requests from here; ask again in {wait} s",
-            headers={"Retry-After": str(wait)},
+            f"{message}{_seconds(self.left)} s",
         )
+
+    def _headers(self) -> dict[str, str]:
+        return {"Retry-After": str(_seconds(self.left))}
 
 
 def _seconds(left: float) -> int:

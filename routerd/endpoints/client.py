@@ -1,4 +1,4 @@
-"""Requests to one registry: signed with its login, redirects followed by hand.
+"""Requests to one URL of a registry: signed with a login, redirects followed by hand.
 
 Owns what every request upstream has in common (protocol.md 3). Does not own what is asked for
 (`remote.py`).
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
@@ -17,7 +18,9 @@ from urllib.parse import urlsplit
 import httpx
 
 from routerd import __version__
+from routerd.endpoints.accounts import Account, account_name
 from routerd.endpoints.addresses import Addresses
+from routerd.endpoints.availability import Pause
 from routerd.endpoints.base import EndpointContext, EndpointError, Via
 from routerd.endpoints.login import Login, TokenAnswer
 from routerd.endpoints.transport import Transport
@@ -35,27 +38,38 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 class RegistryClient:
-    """One registry's connections, login and deadlines. Made anywhere, opened on the event loop."""
+    """The connections, accounts and deadlines of one URL. Made anywhere, opened on the event loop.
 
-    def __init__(self, context: EndpointContext, addresses: Addresses | None = None) -> None:
-        options = context.options
+    `upstream` is one entry of the endpoint's `url`, as `config/upstreams.py` makes it.
+    """
+
+    def __init__(
+        self,
+        context: EndpointContext,
+        upstream: Mapping[str, Any],
+        addresses: Addresses | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.name = context.name
-        self.timeouts: Mapping[str, float] = options["timeouts"]
-        self.base, self.prefix = split_url(options["url"])
+        self.timeouts: Mapping[str, float] = context.options["timeouts"]
+        self.base, self.prefix = split_url(upstream["url"])
+        parts = urlsplit(upstream["url"])
+        self.where = f"{self.name} ({parts.netloc.rpartition('@')[2]})"
+        self.clock = clock
         self._context = context
-        self._tls: Mapping[str, Any] = options["tls"]
-        host = urlsplit(options["url"]).hostname or ""
-        self._addresses = addresses or Addresses(host, options["token_realms"])
-        self.host = host
-        self.login = Login(
-            self.name,
-            self.base,
-            options["auth"],
-            options["token_realms"],
-            self._ask_token,
-            context.tasks,
-        )
+        self._tls: Mapping[str, Any] = upstream["tls"]
+        realms = context.options["token_realms"]
+        self._addresses = addresses or Addresses(parts.hostname or "", realms)
+        self.accounts = [
+            self._account(auth, account_name(auth, position, len(upstream["auth"])))
+            for position, auth in enumerate(upstream["auth"])
+        ]
         self._http: httpx.AsyncClient | None = None
+
+    def _account(self, auth: Mapping[str, Any], name: str) -> Account:
+        realms, tasks = self._context.options["token_realms"], self._context.tasks
+        login = Login(self.name, self.base, auth, realms, self._ask_token, tasks)
+        return Account(name, self.base, login, Pause(self.where, self.clock))
 
     async def open(self) -> None:
         """Make ready, without a word on the network."""
@@ -75,7 +89,13 @@ class RegistryClient:
 
     @asynccontextmanager
     async def request(
-        self, method: str, name: str, path: str, headers: Mapping[str, str], via: Via
+        self,
+        account: Account,
+        method: str,
+        name: str,
+        path: str,
+        headers: Mapping[str, str],
+        via: Via,
     ) -> AsyncIterator[httpx.Response]:
         """The answer to `/v2/<name>/<path>`, its body not read yet, whatever its status but 401.
 
@@ -86,17 +106,18 @@ class RegistryClient:
         own = {**headers, **await self._origin_headers(via)}
         authorization, problem = None, None
         try:
-            authorization = await self.login.authorization(scope)
+            authorization = await account.login.authorization(scope)
         except EndpointError as error:
             problem = error  # maybe the token server moved: the registry's challenge says where to
         response = await self._follow(method, url, own, authorization)
         try:
             if response.status_code == 401:
                 challenge = ", ".join(response.headers.get_list("WWW-Authenticate"))
-                retry = await self.login.challenged(challenge, scope, authorization)
+                retry = await account.login.challenged(challenge, scope, authorization)
                 if retry is not None:
                     await response.aclose()
                     response, problem = await self._follow(method, url, own, retry), None
+            account.note(response.headers)
             if problem is not None and response.status_code in _HIDING:
                 raise problem
             yield response
@@ -183,7 +204,7 @@ class RegistryClient:
             raise EndpointError(
                 Fallback.UNAVAILABLE,
                 Code.UNAVAILABLE,
-                f"the token server of {self.name} did not answer within {seconds:g} s",
+                f"the token server of {self.where} did not answer within {seconds:g} s",
                 reached=False,
             ) from error
         return TokenAnswer(response.status_code, body)
@@ -216,7 +237,7 @@ class RegistryClient:
         return EndpointError(
             Fallback.UNAVAILABLE,
             Code.UNAVAILABLE,
-            f"{self.name} ({self.host}) {what}",
+            f"{self.where} {what}",
             reached=False,
         )
 
@@ -225,7 +246,7 @@ class RegistryClient:
         return EndpointError(
             Fallback.UNAVAILABLE,
             Code.UNAVAILABLE,
-            f"{self.name} ({self.host}) {what}",
+            f"{self.where} {what}",
             status=502,
         )
 

@@ -17,10 +17,9 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from cachetools import LRUCache, TTLCache
-from publicsuffixlist import PublicSuffixList
 
+from routerd.config.domains import same_domain
 from routerd.config.secrets import SecretError
-from routerd.endpoints.addresses import parse_ip
 from routerd.endpoints.base import EndpointError
 from routerd.endpoints.challenge import Challenge, parse_challenges
 from routerd.endpoints.urls import parse_foreign
@@ -36,7 +35,6 @@ REFUSED_SECONDS = 30.0  # a login that was refused is not tried again so soon: H
 DEFAULT_LIFE = 60.0  # seconds; token specification: `expires_in` when it is absent
 LIFE_LIMIT = 86400.0  # seconds that a token is believed to live, at most
 MARGIN = 0.2  # of a token's life, before the end of which it is renewed
-_suffixes = PublicSuffixList()
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +207,7 @@ class Login:
     def _check_realm(self, url: str) -> None:
         host = (urlsplit(url).hostname or "").lower()
         own = (self._origin.hostname or "").lower()
-        if host != own and host not in self._realms and not _same_domain(host, own):
+        if host != own and host not in self._realms and not same_domain(host, own):
             raise self._denied(
                 f"it wants the login sent to {printable(host)}, which is another domain; if that "
                 "is right, list the host in 'token_realms'"
@@ -237,13 +235,6 @@ class Login:
         return EndpointError(
             Fallback.UNAVAILABLE, Code.UNAVAILABLE, f"{self._name} {what}", status=502
         )
-
-
-def _same_domain(one: str, other: str) -> bool:
-    if parse_ip(one) is not None or parse_ip(other) is not None:
-        return False
-    domain = _suffixes.privatesuffix(one)
-    return domain is not None and domain == _suffixes.privatesuffix(other)
 
 
 def _timestamp(text: Any) -> float | None:

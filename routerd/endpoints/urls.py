@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from urllib.parse import SplitResult, urlsplit
 
+from routerd.config.upstreams import name_prefix
+
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -19,8 +21,7 @@ def split_url(url: str) -> tuple[str, str]:
     parts = urlsplit(url)
     segments = [segment for segment in parts.path.split("/") if segment]
     at = segments.index("v2") if "v2" in segments else len(segments)
-    base = "/".join([f"{parts.scheme}://{parts.netloc}", *segments[:at]])
-    return base, "".join(f"{segment}/" for segment in segments[at + 1 :])
+    return "/".join([f"{parts.scheme}://{parts.netloc}", *segments[:at]]), name_prefix(url)
 
 
 def origin_of(url: str) -> tuple[str, str, int]:

@@ -29,6 +29,7 @@ from routerd.proxy.answers import (
     Result,
     Source,
 )
+from routerd.proxy.freshness import Standing
 from routerd.proxy.manifests import CachedManifests, Wanted
 from routerd.routing.decision import Step
 from routerd.routing.policy import Fallback
@@ -49,12 +50,16 @@ class CachedEndpoint:
         store: ContentStore,
         fetches: FetchTable,
         tasks: Tasks,
+        standing: Standing,
+        veiled: str | None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`veiled`: see `content.identity.Claim`."""
         self.store = store
         self._endpoint = endpoint
         self._fetches = fetches
-        self._manifests = CachedManifests(endpoint, store, tasks, clock)
+        self._manifests = CachedManifests(endpoint, store, tasks, clock, standing)
+        self._provable = (endpoint.name, *(() if veiled is None else (veiled,)))
         self._sizes: TTLCache[tuple[Scope, Digest], int] = TTLCache(
             SIZES_IN_MEMORY, SIZES_SECONDS, timer=clock
         )
@@ -130,13 +135,21 @@ class CachedEndpoint:
         self, scope: Scope, step: Step, digest: Digest, request: Request
     ) -> BlobHandle | None:
         handle = await self.store.open(scope, digest)
-        if handle is None and await self.store.index.endpoint_has(scope.endpoint, digest):
-            # Another repository of this endpoint has it: here it is seen once upstream says that it
-            # is there as well (config-language.md 3, "Content is shared, sight is not").
+        if handle is None and await self._is_stored(digest):
+            # Another repository of this endpoint has it, or another account saw it: here it is seen
+            # once upstream says that it is there as well (config-language.md 3, "Content is shared,
+            # sight is not").
             await self._size(scope, step, digest, request)
             await self.store.index.add_blob_link(scope, digest)
             handle = await self.store.open(scope, digest)
         return handle
+
+    async def _is_stored(self, digest: Digest) -> bool:
+        """Whether upstream's word is enough to show a blob, without another download."""
+        for name in self._provable:
+            if await self.store.index.endpoint_has(name, digest):
+                return True
+        return False
 
     async def _joined(
         self, scope: Scope, step: Step, digest: Digest, request: Request, *, ahead: bool

@@ -46,7 +46,21 @@ class Freshness:
     usable_when_gone: bool
 
 
-def assess(entry: TagEntry, tag: Tag, policy: CachePolicy, now: float) -> Freshness:
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is known of the endpoint whose tag it is.
+
+    `offline`: it is never asked, by policy. `since`: what was validated before was the word of
+    another URL, and is to be confirmed by this one.
+    """
+
+    offline: bool = False
+    since: float = -math.inf
+
+
+def assess(
+    entry: TagEntry, tag: Tag, policy: CachePolicy, now: float, standing: Standing = Standing()
+) -> Freshness:
     """The freshness of a tag whose manifest is stored."""
     if policy.is_immutable(tag):
         return Freshness(Verdict.FRESH, math.inf, True, True)
@@ -54,6 +68,9 @@ def assess(entry: TagEntry, tag: Tag, policy: CachePolicy, now: float) -> Freshn
     age = now - entry.validated_at
     # An entry from the future was written before a clock was set back: of its age nothing is known.
     left = lifetime - age if age >= 0 else min(0.0, lifetime)
+    if standing.offline:
+        return _without_asking(entry, left)
+    is_confirmed = not entry.validated_at < standing.since <= now
     since_gone = 0.0 if entry.gone_at is None else max(0.0, now - entry.gone_at)
     usable_on_error = age < lifetime + policy.stale_if_error.value
     usable_when_gone = since_gone < policy.stale_if_gone.value
@@ -63,11 +80,20 @@ def assess(entry: TagEntry, tag: Tag, policy: CachePolicy, now: float) -> Freshn
             verdict = Verdict.STALE if usable_on_error else Verdict.FAILED
         elif usable_when_gone:
             verdict = Verdict.GONE
-    elif entry.gone_at is None and left > 0:
+    elif entry.gone_at is None and is_confirmed and left > 0:
         verdict = Verdict.FRESH
-    elif entry.gone_at is None and left > -policy.stale_while_revalidate.value:
+    elif entry.gone_at is None and is_confirmed and left > -policy.stale_while_revalidate.value:
         verdict = Verdict.BEHIND
-    return Freshness(verdict, left, usable_on_error, usable_when_gone)
+    return Freshness(
+        verdict, left if is_confirmed else min(left, 0.0), usable_on_error, usable_when_gone
+    )
+
+
+def _without_asking(entry: TagEntry, left: float) -> Freshness:
+    """Nobody will be asked, so it is served whatever its age, and marked once that has passed."""
+    if entry.gone_at is not None:
+        return Freshness(Verdict.GONE, left, True, True)
+    return Freshness(Verdict.FRESH if left > 0 else Verdict.STALE, left, True, True)
 
 
 def _waits(entry: TagEntry, policy: CachePolicy, now: float) -> bool:

@@ -21,7 +21,7 @@ from routerd.oci.errors import Code
 from routerd.oci.manifest import Manifest
 from routerd.oci.reference import Digest, Reference, Tag
 from routerd.proxy.answers import Request, Result
-from routerd.proxy.freshness import Freshness, Verdict, assess, lifetime_of
+from routerd.proxy.freshness import Freshness, Standing, Verdict, assess, lifetime_of
 from routerd.routing.policy import CachePolicy, Fallback
 from routerd.runtime.flight import SingleFlight
 from routerd.runtime.tasks import Tasks
@@ -77,12 +77,18 @@ class CachedManifests:
     """Manifests by tag while they are fresh, by digest for ever, without asking upstream."""
 
     def __init__(
-        self, endpoint: Endpoint, store: ContentStore, tasks: Tasks, clock: Callable[[], float]
+        self,
+        endpoint: Endpoint,
+        store: ContentStore,
+        tasks: Tasks,
+        clock: Callable[[], float],
+        standing: Standing,
     ) -> None:
         self._endpoint = endpoint
         self._store = store
         self._tasks = tasks
         self._clock = clock
+        self._standing = standing
         self._flights: SingleFlight[tuple[Scope, str], _Outcome] = SingleFlight(tasks)
         self._missing: LRUCache[tuple[Scope, str], float] = LRUCache(MISSING_IN_MEMORY)
         self._parsed: LRUCache[tuple[Digest, str], Manifest] = LRUCache(
@@ -107,7 +113,7 @@ class CachedManifests:
         if entry is None or stored is None:
             self._refuse_missing(wanted, wanted.policy.negative_ttl.value)
             return await self._ask(wanted, entry)
-        freshness = assess(entry, tag, wanted.policy, self._clock())
+        freshness = self._assess(wanted, entry, tag)
         if freshness.verdict is Verdict.FAILED:
             raise self._failed_before(wanted)
         if freshness.verdict is Verdict.ASK:
@@ -115,6 +121,9 @@ class CachedManifests:
         if freshness.verdict is Verdict.BEHIND:
             self._ask_behind(wanted, entry)
         return Served(stored, _AT_ONCE[freshness.verdict], freshness.left)
+
+    def _assess(self, wanted: Wanted, entry: TagEntry, tag: Tag) -> Freshness:
+        return assess(entry, tag, wanted.policy, self._clock(), self._standing)
 
     async def _ask(self, wanted: Wanted, entry: TagEntry | None) -> Served:
         outcome = await self._ask_once(wanted, entry)
@@ -199,7 +208,7 @@ class CachedManifests:
         if entry is None or tag is None:
             if is_gone:
                 self._missing[wanted.key] = now
-        elif is_gone and not assess(entry, tag, wanted.policy, now).usable_when_gone:
+        elif is_gone and not self._assess(wanted, entry, tag).usable_when_gone:
             await self._store.index.delete_tag(wanted.scope, tag)
             self._missing[wanted.key] = now
         elif reason is not Fallback.DENIED:

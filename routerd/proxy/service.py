@@ -17,7 +17,6 @@ import structlog
 
 from routerd.config.compile import Policy
 from routerd.config.settings import EndpointSpec
-from routerd.config.sizes import StorageLimits
 from routerd.content.directory import DirectoryStore
 from routerd.content.fetchtable import FetchTable
 from routerd.content.store import ContentStore
@@ -26,6 +25,8 @@ from routerd.endpoints.registry import lookup_type
 from routerd.proxy.audit import AuditTrail
 from routerd.proxy.cached import CachedEndpoint
 from routerd.proxy.direct import DirectEndpoint
+from routerd.proxy.freshness import Standing
+from routerd.proxy.identity import claim_content, claim_directory
 from routerd.proxy.listing import Listing
 from routerd.proxy.prefetch import Prefetcher
 from routerd.proxy.pull import Pull, Reader
@@ -96,7 +97,7 @@ class Service:
         stores: dict[str, ContentStore] = {}
         for spec in policy.endpoints.values():
             if spec.store_path is not None:
-                stores[spec.name] = await self._open_store(spec.store_path, spec.limits)
+                stores[spec.name] = await self._open_store(spec, spec.store_path)
         # Entered after the stores, so left before them: fills end, then what they write to.
         self._stack.push_async_callback(self.tasks.aclose, 0.0)
         endpoints: dict[str, Endpoint] = {}
@@ -110,9 +111,7 @@ class Service:
             self._stack.push_async_callback(endpoint.aclose)
             endpoints[spec.name] = endpoint
             if cache is not None:
-                readers[spec.name] = CachedEndpoint(
-                    endpoint, cache, fetches, self.tasks, self._clock
-                )
+                readers[spec.name] = await self._cached(spec, endpoint, cache, fetches)
             else:
                 readers[spec.name] = DirectEndpoint(endpoint, own)
         for name, store in stores.items():
@@ -141,10 +140,13 @@ class Service:
         self._stack.push_async_callback(trail.aclose)
         return trail
 
-    async def _open_store(self, path: Path, limits: StorageLimits) -> ContentStore:
-        store = DirectoryStore(path, self._clock, limits=limits, shared=self._shared)
+    async def _open_store(self, spec: EndpointSpec, path: Path) -> ContentStore:
+        if not self._shared:
+            await run_blocking(claim_directory, path, spec)
+        store = DirectoryStore(path, self._clock, limits=spec.limits, shared=self._shared)
         await store.start()
         self._stack.push_async_callback(store.aclose)
+        await claim_content(store, spec, None)
         return store
 
     def _look_after(
@@ -157,6 +159,17 @@ class Service:
         }
         store.capacity.retain = retain_by(cached)
         self.tasks.spawn(f"upkeep of {name}", Upkeep(store, self._clock).run())
+
+    async def _cached(
+        self, spec: EndpointSpec, endpoint: Endpoint, store: ContentStore, fetches: FetchTable
+    ) -> CachedEndpoint:
+        namespace = self.policy.table.endpoints[spec.name].namespace
+        claim = await claim_content(store, spec, namespace)
+        offline = spec.type == "remote" and spec.options["offline"]
+        standing = Standing(offline, claim.since)
+        return CachedEndpoint(
+            endpoint, store, fetches, self.tasks, standing, claim.veiled, self._clock
+        )
 
     def _create(self, spec: EndpointSpec, store: ContentStore | None) -> Endpoint:
         kind = lookup_type(spec.type)

@@ -21,7 +21,7 @@ import structlog
 import uvloop
 
 from routerd.config.compile import Policy
-from routerd.config.settings import Address
+from routerd.config.settings import Address, EndpointSpec
 from routerd.content.errors import StoreError
 from routerd.proxy.service import Service
 from routerd.runtime.tasks import Tasks
@@ -175,10 +175,11 @@ class Worker:
         """protocol.md 3: an endpoint whose URL is a listener of ours would ask itself."""
         own = {listener.getsockname()[:2] for listener in self._registry}
         for spec in self._policy.endpoints.values():
-            parts = urlsplit(str(spec.options.get("url", "")))
-            host = "127.0.0.1" if parts.hostname == "localhost" else parts.hostname
-            if (host, parts.port) in own:
-                log.warning("the URL of this endpoint is this server's own", endpoint=spec.name)
+            for url in _urls(spec):
+                parts = urlsplit(url)
+                host = "127.0.0.1" if parts.hostname == "localhost" else parts.hostname
+                if (host, parts.port) in own:
+                    log.warning("the URL of this endpoint is this server's own", endpoint=spec.name)
 
     def _on_signal(self) -> None:
         (self._ended if self._stop.is_set() else self._stop).set()
@@ -190,6 +191,13 @@ def _on_loop_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any])
         log.warning("a connection was cut at the end of the drain")
         return
     loop.default_exception_handler(context)
+
+
+def _urls(spec: EndpointSpec) -> list[str]:
+    said = spec.options.get("url", "")
+    if spec.type == "remote":
+        return [upstream["url"] for upstream in said]
+    return [said] if isinstance(said, str) else []
 
 
 def _name(listener: socket.socket) -> str:

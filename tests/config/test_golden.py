@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 POLICIES = sorted((GOLDEN / "policies").glob("*.yaml"))
-VARIABLES = {"HUB_PASSWORD": "one", "PRODUCTION_TOKEN": "two"}
+VARIABLES = {"HUB_PASSWORD": "one", "PRODUCTION_TOKEN": "two", "HUB2_PASSWORD": "three"}
 
 # What is explained of every example: a hit of each route, a miss, a digest, a push.
 ASKED = [

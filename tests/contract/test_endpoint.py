@@ -62,11 +62,16 @@ async def make_remote(path: Path, stack: AsyncExitStack) -> Endpoint:
     kind = lookup_type("remote")
     assert kind is not None
     options = {
-        "url": server.url,
+        "url": (
+            {
+                "url": server.url,
+                "auth": ({"type": "anonymous"},),
+                "tls": {"ca": None, "insecure": False},
+            },
+        ),
         "namespace": None,
-        "auth": {"type": "anonymous"},
         "token_realms": (),
-        "tls": {"ca": None, "insecure": False},
+        "offline": False,
         "timeouts": {"connect": 2.0, "response": 5.0, "stall": 5.0},
     }
     endpoint = kind.create(EndpointContext("hub", options, None, "mirror", 5, tasks))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -13,8 +14,10 @@ from routerd.endpoints.addresses import Addresses
 from routerd.endpoints.base import EndpointContext
 from routerd.endpoints.client import RegistryClient
 from routerd.endpoints.remote import RemoteEndpoint
+from routerd.endpoints.upstream import Upstream
 from routerd.runtime.tasks import Tasks
-from upstream import Upstream, upstream
+from upstream import Upstream as Scripted
+from upstream import upstream
 
 MakeRemote = Callable[..., Awaitable[RemoteEndpoint]]
 LoopFactories = dict[str, Callable[[], asyncio.AbstractEventLoop]]
@@ -29,7 +32,7 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> L
 
 
 @pytest.fixture
-async def hub() -> AsyncIterator[Upstream]:
+async def hub() -> AsyncIterator[Scripted]:
     async with upstream() as server:
         yield server
 
@@ -42,24 +45,34 @@ async def tasks() -> AsyncIterator[Tasks]:
 
 
 @pytest.fixture
-async def remote(hub: Upstream, tasks: Tasks) -> AsyncIterator[MakeRemote]:
-    """`await remote(auth=..., url=..., addresses=...)`: an open endpoint, closed in the end."""
+async def remote(hub: Scripted, tasks: Tasks) -> AsyncIterator[MakeRemote]:
+    """`await remote(auth=..., url=..., addresses=...)`: an open endpoint, closed in the end.
+
+    `url` and `auth` may be lists; `tls` is of every URL.
+    """
     opened: list[RemoteEndpoint] = []
 
     async def make(
-        url: str | None = None, addresses: Addresses | None = None, **options: Any
+        url: str | list[str] | None = None,
+        addresses: Addresses | None = None,
+        auth: Any = None,
+        clock: Callable[[], float] = time.monotonic,
+        **options: Any,
     ) -> RemoteEndpoint:
+        urls = [url or hub.url] if not isinstance(url, list) else url
+        accounts = auth if isinstance(auth, list) else [auth or {"type": "anonymous"}]
+        tls = {"ca": None, "insecure": False}
         every = {
-            "url": url or hub.url,
+            "url": tuple({"url": each, "auth": tuple(accounts), "tls": tls} for each in urls),
             "namespace": None,
-            "auth": {"type": "anonymous"},
             "token_realms": (),
-            "tls": {"ca": None, "insecure": False},
             "timeouts": {"connect": 2.0, "response": 5.0, "stall": 5.0},
+            "offline": False,
             **options,
         }
         context = EndpointContext("hub", every, None, "mirror-1", 5, tasks)
-        endpoint = RemoteEndpoint(RegistryClient(context, addresses))
+        clients = [RegistryClient(context, each, addresses, clock) for each in every["url"]]
+        endpoint = RemoteEndpoint("hub", [Upstream(client) for client in clients])
         await endpoint.open()
         opened.append(endpoint)
         return endpoint

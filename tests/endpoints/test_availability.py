@@ -6,7 +6,14 @@ import asyncio
 
 import pytest
 
-from routerd.endpoints.availability import FAILURES, FIRST_WAIT, LONGEST_WAIT, Availability
+from routerd.endpoints.availability import (
+    FAILURES,
+    FIRST_WAIT,
+    LONGEST_WAIT,
+    Availability,
+    LeftAlone,
+    Pause,
+)
 from routerd.endpoints.base import EndpointError, Via
 from routerd.oci.errors import Code
 from routerd.oci.reference import Reference
@@ -93,17 +100,17 @@ def test_an_answer_of_any_kind_counts_for_it(hub_state: Availability) -> None:
             raise EndpointError(Fallback.UNAVAILABLE, Code.UNAVAILABLE, "503")
 
 
-def test_a_pause_is_kept_and_said(hub_state: Availability, clock: Clock) -> None:
-    raised = hub_state.pause(20.0)
+def test_a_pause_is_kept_and_said(clock: Clock) -> None:
+    pause = Pause("hub", clock)
+    raised = pause.begin(20.0)
     assert (str(raised.code), raised.headers["Retry-After"]) == ("TOOMANYREQUESTS", "20")
-    hub_state.pause(5.0)
+    pause.begin(5.0)
     clock.now += 19.0
-    with pytest.raises(EndpointError) as refused, hub_state.attempt():
-        pass
+    with pytest.raises(LeftAlone) as refused:
+        pause.check()
     assert refused.value.headers["Retry-After"] == "1"
     clock.now += 1.0
-    with hub_state.attempt():
-        pass
+    pause.check()
 
 
 async def test_the_repeats_of_a_429_are_answered_without_a_call(

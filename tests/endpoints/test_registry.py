@@ -230,7 +230,8 @@ def test_its_secrets_are_wrapped_its_variables_replaced_and_its_paths_absolute(
         ("cache: {store: s, bogus: 1}", "unknown-key"),
         ("cache: {store: s, prefetch: layers}", "not-supported"),
         ("cache: nope", "unknown-store"),
-        ("previous_names: [x]", "not-supported"),
+        ("previous_names: [X]", "bad-value"),
+        ("previous_names: [s]", "bad-value"),
     ],
 )
 def test_what_every_endpoint_has_is_checked_of_a_package_too(

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from routerd.config.secrets import Secret
 from routerd.endpoints.addresses import Addresses, ForbiddenAddress
 from routerd.endpoints.base import EndpointError, PushEndpoint, Via
-from routerd.endpoints.remote import RETRY_AFTER_LIMIT, RemoteEndpoint, retry_after
+from routerd.endpoints.ratelimit import RETRY_AFTER_LIMIT, retry_after
+from routerd.endpoints.remote import RemoteEndpoint
 from routerd.endpoints.urls import origin_of, parse_foreign, split_url
 from routerd.endpoints.via import check_loop
 from routerd.oci.errors import RegistryError

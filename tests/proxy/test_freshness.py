@@ -10,6 +10,7 @@ from routerd.proxy.freshness import (
     DEFAULT_TTL,
     UPSTREAM_TTL_LIMIT,
     Freshness,
+    Standing,
     assess,
     directives,
     upstream_ttl,
@@ -143,3 +144,47 @@ def test_a_tag_that_stands_for_a_digests_referrers_is_never_immutable() -> None:
 
 def test_directives_keep_the_first_of_two_that_disagree() -> None:
     assert directives('a=1, A=2, b="x"') == {"a": "1", "b": "x"}
+
+
+def standing(entry: TagEntry, now: float, where: Standing, **written: Setting[float]) -> Freshness:
+    return assess(entry, Tag("1"), CachePolicy(**written), now, where)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("age", "gone", "verdict"),
+    [
+        (0, None, "fresh"),
+        (DEFAULT_TTL - 1, None, "fresh"),
+        (DEFAULT_TTL, None, "stale"),
+        (10**9, None, "stale"),
+        (10, 10**9, "gone"),
+    ],
+)
+def test_offline_everything_is_served_and_marked_once_it_is_old(
+    age: float, gone: float | None, verdict: str
+) -> None:
+    now = 2e9
+    gone_at = None if gone is None else now - gone
+    entry = TagEntry(Digest.of(b""), now - age, checked_at=now - 1, gone_at=gone_at)
+    found = standing(entry, now, Standing(offline=True))
+    assert (found.verdict, found.usable_on_error) == (verdict, True)
+
+
+@pytest.mark.parametrize(
+    ("validated", "since", "verdict"),
+    [
+        (-10, -5, "ask"),  # by another URL
+        (-5, -10, "fresh"),
+        (-5, -5, "fresh"),
+        (-10, 5, "fresh"),  # the clock was set back since: it must not be asked for each time
+    ],
+)
+def test_what_another_url_said_is_confirmed_before_it_is_served(
+    validated: float, since: float, verdict: str
+) -> None:
+    now = 2e9
+    entry = TagEntry(Digest.of(b""), now + validated)
+    late = Setting(math.inf)
+    found = standing(entry, now, Standing(since=now + since), stale_while_revalidate=late)
+    assert (found.verdict, found.usable_on_error) == (verdict, True)
+    assert (found.left > 0) is (verdict == "fresh")

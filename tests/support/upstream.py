@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -34,6 +36,7 @@ class Asked:
 class Script:
     """How one path answers. `cut` ends the connection after so many bytes of the body; `gate` is
     waited for after `before_gate` bytes; `length` lies about the Content-Length (None: not sent).
+    `resets`: where it would be cut it is reset; `endless`: the body begins anew at its end.
     """
 
     body: bytes = b""
@@ -44,6 +47,8 @@ class Script:
     gate: asyncio.Event | None = None
     before_gate: int = 0
     ranges: bool = True
+    resets: bool = False
+    endless: bool = False
 
 
 Answer = Script | Callable[[Asked], Script | Awaitable[Script]]
@@ -149,10 +154,22 @@ class Upstream:
             if script.cut is not None:
                 writer.write(body[: script.cut])
                 await writer.drain()
+                if script.resets:
+                    reset(writer)
                 return False
             writer.write(body)
+            while script.endless:
+                await writer.drain()
+                writer.write(body)
         await writer.drain()
         return script.length is not None
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    """End the connection with a RST, as a crashed machine or a firewall does."""
+    connection = writer.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
 
 
 @asynccontextmanager

@@ -172,9 +172,14 @@ class Fetch:
             self._fail(RegistryError(Code.UNKNOWN, f"the download of {self.digest} failed"))
             raise
         finally:
+            await self._end(forget=forget)
+
+    async def _end(self, *, forget: bool) -> None:
+        try:
             if self._spool is not None:
                 await self._spool.settle(keep=not forget)
             await self._file.release(forget=forget)
+        finally:
             self._ended = True
             self._announce()
             self._close_if_unused()

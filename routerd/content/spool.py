@@ -65,14 +65,20 @@ class Spool:
 
     async def settle(self, *, keep: bool) -> None:
         """Write no more than, where it is kept, what was received. After it nothing is being written,
-        so the file may be closed.
+        so the file may be closed; who is cancelled here leaves no earlier.
         """
         if not keep:
             self._forget()
         self._write()
+        cancelled: asyncio.CancelledError | None = None
         while self._writing is not None:
-            await asyncio.wait({self._writing})
+            try:
+                await asyncio.wait({self._writing})
+            except asyncio.CancelledError as error:
+                cancelled = error
             self._write()
+        if cancelled is not None:
+            raise cancelled
 
     def _take(self, chunk: bytes) -> None:
         self.received += len(chunk)

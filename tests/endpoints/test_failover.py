@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from routerd.config.secrets import Secret
-from routerd.content.fetch import WrongContent
+from routerd.content.download import WrongContent
 from routerd.endpoints.availability import FAILURES, FIRST_WAIT
 from routerd.endpoints.base import EndpointError, Via
 from routerd.endpoints.failover import BODIES_SECONDS, Bodies, combined

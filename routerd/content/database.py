@@ -81,8 +81,9 @@ class Database:
 
         return await run_blocking(read)
 
-    async def write(self, change: Callable[[Connection], T]) -> T:
-        """`change` in a transaction of its own, on a thread; it moves the change counter.
+    async def write(self, change: Callable[[Connection], T], *, silent: bool = False) -> T:
+        """`change` in a transaction of its own, on a thread; it moves the change counter, unless
+        it is a `silent` one, of something that nobody remembers.
 
         Raises StoreFull.
         """
@@ -91,9 +92,10 @@ class Database:
             try:
                 with self._transaction() as connection:
                     result = change(connection)
-                    connection.execute(
-                        update(schema.changes).values(value=schema.changes.c.value + 1)
-                    )
+                    if not silent:
+                        connection.execute(
+                            update(schema.changes).values(value=schema.changes.c.value + 1)
+                        )
                     return result
             except OperationalError as error:
                 if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:

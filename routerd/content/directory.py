@@ -9,6 +9,10 @@ Owns the layout:
       blobs/sha256/ab/<hex>   complete, verified, durable content
       spool/<random>    content on its way in; what a killed process left goes at the next start
       uploads/<id>      uploads on their way in; they outlive the process
+      quarantine/       files that were not what their name says (quarantine.py)
+      backups/          copies of the index (backup.py)
+      aside/            indexes that a rebuild has replaced (rebuild.py)
+      verify            how far the background check is, and its lock (patrol.py)
 
 Does not own who may see what: links in the index do.
 """
@@ -25,18 +29,26 @@ from pathlib import Path
 
 from sqlalchemy.exc import DatabaseError
 
+from routerd.content.backup import DamagedIndex, back_up
 from routerd.content.database import Database
 from routerd.content.errors import StoreError
 from routerd.content.index import Index
 from routerd.content.ingest import FileIngest
+from routerd.content.inventory import Inventory
+from routerd.content.layout import INDEX, blob_path, has_content, is_incoming
 from routerd.content.links import LinkKind, Scope, TagEntry
+from routerd.content.patrol import Patrol
+from routerd.content.rebuild import Rebuild, Rebuilt
 from routerd.content.schema import NewerIndex
+from routerd.content.troubles import why_not_opened
 from routerd.content.uploads import IngestUpload, UploadTable
+from routerd.content.verify import Checked, Verifier
 from routerd.oci.errors import RegistryError
 from routerd.oci.manifest import Manifest
 from routerd.oci.reference import Digest, Tag
 from routerd.runtime.blocking import finish_blocking, run_blocking
 from routerd.runtime.files import FilePart, as_bytes, make_directory, publish, sync_directory
+from routerd.runtime.pace import Pace
 
 log = logging.getLogger("routerd.content")
 
@@ -55,18 +67,23 @@ class DirectoryStore:
         self._lock: int | None = None
         self._uploads = UploadTable()
         self.index = Index(self._database, clock)
+        self.inventory = Inventory(self._database)
+        self.verifier = Verifier(path, self._database)
+        self.patrol = Patrol(path, self.verifier, clock)
 
     async def start(self) -> None:
         """Open it, and clear what a killed process left. Raises StoreError."""
         try:
             await run_blocking(self._claim)
+            await run_blocking(self._refuse_lost_index)
             await self._database.start()
             await self.maintain()
             known = await self.index.upload_ids()
             await run_blocking(self._clear, known)
-        except (OSError, NewerIndex, DatabaseError) as error:
+        except (OSError, NewerIndex, DatabaseError, DamagedIndex) as error:
             await self.aclose()
-            raise StoreError(f"the store in {self._path} cannot be opened: {error}") from error
+            why = await run_blocking(why_not_opened, self._path, error)
+            raise StoreError(f"the store in {self._path} cannot be opened: {why}") from error
         except BaseException:
             await self.aclose()
             raise
@@ -75,9 +92,7 @@ class DirectoryStore:
         """Close it. Handles that are open stay readable."""
         self._uploads.clear()
         await self._database.aclose()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._release()
 
     async def maintain(self) -> None:
         """Forget the uploads that nobody goes on with."""
@@ -85,6 +100,21 @@ class DirectoryStore:
         for session in await self.index.forget_uploads(before, self._uploads.busy()):
             self._uploads.forget(session)
             await run_blocking((self._path / "uploads" / session).unlink, missing_ok=True)
+
+    async def back_up(self, *, at_once: bool = False) -> Path | None:
+        """Copy the index if that is due; None: no copy was made. Raises StoreFull, DamagedIndex."""
+        return await finish_blocking(back_up, self._path, self._clock(), at_once=at_once)
+
+    async def rebuild(self, pace: Pace) -> AsyncIterator[Checked | Rebuilt]:
+        """Make the index anew from the content, instead of `start`. Raises StoreError."""
+        try:
+            await run_blocking(self._claim)
+            async for step in Rebuild(self._path, pace, self._clock).run():
+                yield step
+        except (OSError, NewerIndex, DatabaseError) as error:
+            raise StoreError(f"the store in {self._path} cannot be rebuilt: {error}") from error
+        finally:
+            self._release()
 
     async def open(
         self, scope: Scope, digest: Digest, kind: LinkKind = LinkKind.BLOB
@@ -103,7 +133,8 @@ class DirectoryStore:
                 return FileHandle(digest, fd, link.size)
             os.close(fd)
         log.error("%s has %s bytes on disk, not %s: no longer served", digest, found, link.size)
-        await self.index.mark_damaged(digest)
+        path, size = self._blob(digest), link.size
+        await self.index.mark_damaged(digest, lambda: _size_of(path) != size)
         return None
 
     async def stat(
@@ -130,7 +161,8 @@ class DirectoryStore:
             return Manifest.parse(body, link.media_type, digest)
         except RegistryError as error:
             log.error("%s is damaged on disk: %s", digest, error.message)
-            await self.index.mark_damaged(digest)
+            path = self._blob(digest)
+            await self.index.mark_damaged(digest, lambda: Digest.of(path.read_bytes()) != digest)
             return None
 
     async def add_manifest(
@@ -143,8 +175,11 @@ class DirectoryStore:
         cache_control: str = "",
         etag: str = "",
         created_by: str = "",
+        immutable: bool = False,
     ) -> None:
-        """Store, link and tag it, in this order and durably. Raises StoreFull."""
+        """Store, link and tag it, in this order and durably. Raises StoreFull, and 403 DENIED where
+        an immutable tag is another digest.
+        """
         digest = manifest.descriptor.digest
         ingest = await self.ingest()
         try:
@@ -156,7 +191,15 @@ class DirectoryStore:
         finally:
             ingest.close()
         entry = TagEntry(digest, validated_at, cache_control, etag)
-        await self.index.put_manifest(scope, manifest, tag, entry, created_by)
+        await self.index.put_manifest(
+            scope,
+            manifest,
+            tag,
+            entry,
+            created_by,
+            immutable=immutable,
+            check=lambda: ingest.check(digest),
+        )
 
     async def ingest(self) -> FileIngest:
         """New content. Raises StoreFull."""
@@ -186,7 +229,7 @@ class DirectoryStore:
         return IngestUpload(session, scope, ingest, self.index)
 
     def _blob(self, digest: Digest) -> Path:
-        return self._path / "blobs" / digest.algorithm / digest.encoded[:2] / digest.encoded
+        return blob_path(self._path, digest)
 
     def _claim(self) -> None:
         make_directory(self._path)
@@ -212,11 +255,27 @@ class DirectoryStore:
     def _clear(self, known_uploads: set[str]) -> None:
         """Remove what was on its way in when the last process ended, uploads that go on aside."""
         for path in (self._path / "spool").iterdir():
-            path.unlink()
+            if is_incoming(path):
+                path.unlink()
         for path in (self._path / "uploads").iterdir():
-            if path.name not in known_uploads:
+            if is_incoming(path) and path.name not in known_uploads:
                 path.unlink()
         sync_directory(self._path / "uploads")
+
+    def _refuse_lost_index(self) -> None:
+        """Content without an index is no new store: opening it would forget every link."""
+        index = self._path / INDEX
+        if (not index.exists() or index.stat().st_size == 0) and has_content(self._path):
+            raise DamagedIndex("it is empty or gone, although there is content")
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _size_of(path: Path) -> int | None:
+    return path.stat().st_size if path.exists() else None
 
 
 class FileHandle:

@@ -9,26 +9,38 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 
 from routerd.content import schema
 from routerd.content.database import Database
 from routerd.content.links import Link, LinkKind, Scope, TagEntry
+from routerd.content.removal import Purged, purge, rename_endpoint
 from routerd.content.statements import (
     add_edges,
     add_link,
+    add_negative,
+    forget_negatives,
     in_any,
     in_scope,
     keys,
     know_blob,
     put,
+    refuse_other_tag,
     select_link,
     select_tag,
+    set_state,
     tag_row,
 )
 from routerd.oci.manifest import Manifest
 from routerd.oci.reference import Digest, Tag
+
+NEGATIVES_LIMIT = 10_000  # 404s that are remembered; about 200 bytes each
+
+
+def nothing_to_check() -> None:
+    """For content whose presence needs no proof."""
 
 
 class Index:
@@ -110,12 +122,22 @@ class Index:
     # Writing
 
     async def add_blob(
-        self, digest: Digest, size: int, scopes: Iterable[Scope], created_by: str
+        self,
+        digest: Digest,
+        size: int,
+        scopes: Iterable[Scope],
+        created_by: str,
+        check: Callable[[], None] = nothing_to_check,
     ) -> None:
-        """The bytes are durable: know them, and link them as a blob in `scopes`."""
+        """The bytes are durable: know them, and link them as a blob in `scopes`.
+
+        `check` is called within the transaction and raises where the bytes are gone again: who
+        removes bytes does so in a transaction as well.
+        """
         now = self._clock()
 
         def write(connection: Connection) -> None:
+            check()
             know_blob(connection, digest, size, now)
             for scope in scopes:
                 add_link(connection, scope, digest, LinkKind.BLOB, "", created_by, now)
@@ -130,13 +152,28 @@ class Index:
         )
 
     async def put_manifest(
-        self, scope: Scope, manifest: Manifest, tag: Tag | None, entry: TagEntry, created_by: str
+        self,
+        scope: Scope,
+        manifest: Manifest,
+        tag: Tag | None,
+        entry: TagEntry,
+        created_by: str,
+        *,
+        immutable: bool = False,
+        check: Callable[[], None] = nothing_to_check,
     ) -> None:
-        """The bytes are durable: know, link, list and tag the manifest, in one transaction."""
+        """The bytes are durable: know, link, list and tag the manifest, in one transaction.
+
+        `check` as in `add_blob`. Raises 403 DENIED where an immutable tag is another digest.
+        """
         now = self._clock()
 
         def write(connection: Connection) -> None:
+            check()
             digest = manifest.descriptor.digest
+            if immutable and tag is not None:
+                refuse_other_tag(connection, scope, tag, digest)
+            forget_negatives(connection, scope, [str(digest), *([tag] if tag else [])])
             media_type = manifest.descriptor.media_type
             know_blob(connection, digest, manifest.descriptor.size, now)
             add_link(connection, scope, digest, LinkKind.MANIFEST, media_type, created_by, now)
@@ -190,14 +227,64 @@ class Index:
 
         return await self._database.write(write)
 
-    async def mark_damaged(self, digest: Digest) -> None:
-        """The bytes are not what the index says: never serve them again."""
+    async def mark_damaged(self, digest: Digest, is_still: Callable[[], bool]) -> None:
+        """The bytes are not what the index says: never serve them again.
+
+        `is_still` is called within the transaction: they may have come in again meanwhile.
+        """
+        await self._database.write(lambda c: is_still() and set_state(c, digest, "damaged"))
+
+    async def purge(self, scope: Scope, reference: Tag | Digest) -> Purged:
+        """Forget what is cached under a tag or a digest, with all that only it listed."""
+        return await self._database.write(lambda c: purge(c, scope, reference))
+
+    async def rename_endpoint(self, old: str, new: str) -> int:
+        """Give all rows of an endpoint to another name. Raises ValueError where that has some."""
+        return await self._database.write(lambda c: rename_endpoint(c, old, new))
+
+    # Answers that there is nothing
+
+    async def negative(self, scope: Scope, reference: str) -> float | None:
+        """When upstream last said that it has no such tag or digest."""
+        n = schema.negatives.c
+        query = select(n.answered_at).where(
+            in_scope(schema.negatives, scope), n.reference == reference
+        )
+        return await self._database.read(lambda c: c.execute(query).scalar())
+
+    async def note_negative(self, scope: Scope, reference: str) -> None:
+        """Upstream says that it has no such tag or digest. Raises StoreFull.
+
+        Nobody remembers this, so it need not move the change counter: a client that asks for names
+        that are not there must not make all others' look-ups slow.
+        """
+        now = self._clock()
         await self._database.write(
-            lambda c: c.execute(
-                update(schema.blobs)
-                .where(schema.blobs.c.digest == str(digest))
-                .values(state="damaged")
-            )
+            lambda c: add_negative(c, scope, reference, now, NEGATIVES_LIMIT), silent=True
+        )
+
+    # Pins
+
+    async def pin(self, scope: Scope, reference: str) -> None:
+        """Keep what this tag or digest is from being swept."""
+        row: dict[str, Any] = {**keys(scope), "reference": reference, "created_at": self._clock()}
+        await self._database.write(lambda c: put(c, schema.pins, row))
+
+    async def unpin(self, scope: Scope, reference: str) -> bool:
+        """Take a pin away; False where there is none."""
+        where = (in_scope(schema.pins, scope), schema.pins.c.reference == reference)
+        return await self._database.write(
+            lambda c: c.execute(delete(schema.pins).where(*where)).rowcount > 0
+        )
+
+    async def pins(self) -> Sequence[tuple[Scope, str]]:
+        """Every pin: its scope, and the tag or digest."""
+        p = schema.pins.c
+        query = select(p.endpoint, p.repository, p.reference).order_by(*schema.pins.primary_key)
+        return await self._database.read(
+            lambda c: [
+                (Scope(row.endpoint, row.repository), row.reference) for row in c.execute(query)
+            ]
         )
 
     # Uploads
@@ -237,6 +324,9 @@ class Index:
         """Forget the sessions that received nothing since, but not the busy ones; their ids."""
         u = schema.uploads.c
         query = select(u.id).where(u.updated_at < before)
+
+        if not await self._database.read(lambda c: c.execute(query.limit(1)).first()):
+            return ()  # and the index need not be as if something had changed
 
         def write(connection: Connection) -> Sequence[str]:
             found = [id for id in connection.execute(query).scalars() if id not in busy]

@@ -72,7 +72,7 @@ def back_up(root: Path, now: float, *, at_once: bool = False) -> Path | None:
 
 def _back_up(root: Path, directory: Path, now: float, at_once: bool) -> Path | None:
     kept = backups(root)
-    if kept and not at_once and 0 <= now - kept[-1].stat().st_mtime < BACKUP_SECONDS / 2:
+    if kept and not at_once and 0 <= now - kept[-1].stat().st_mtime < BACKUP_SECONDS:
         return None
     index = root / INDEX
     changes = _change_counter(index)

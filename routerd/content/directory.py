@@ -23,6 +23,7 @@ import fcntl
 import logging
 import os
 import secrets
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -32,6 +33,7 @@ from sqlalchemy.exc import DatabaseError
 from routerd.content.backup import DamagedIndex, back_up
 from routerd.content.database import Database
 from routerd.content.errors import StoreError
+from routerd.content.health import Health, read_health
 from routerd.content.index import Index
 from routerd.content.ingest import FileIngest
 from routerd.content.inventory import Inventory
@@ -39,6 +41,7 @@ from routerd.content.layout import INDEX, blob_path, has_content, is_incoming
 from routerd.content.links import LinkKind, Scope, TagEntry
 from routerd.content.patrol import Patrol
 from routerd.content.rebuild import Rebuild, Rebuilt
+from routerd.content.removal import Removal
 from routerd.content.schema import NewerIndex
 from routerd.content.troubles import why_not_opened
 from routerd.content.uploads import IngestUpload, UploadTable
@@ -68,6 +71,7 @@ class DirectoryStore:
         self._uploads = UploadTable()
         self.index = Index(self._database, clock)
         self.inventory = Inventory(self._database)
+        self.removal = Removal(self._database)
         self.verifier = Verifier(path, self._database)
         self.patrol = Patrol(path, self.verifier, clock)
 
@@ -102,8 +106,16 @@ class DirectoryStore:
             await run_blocking((self._path / "uploads" / session).unlink, missing_ok=True)
 
     async def back_up(self, *, at_once: bool = False) -> Path | None:
-        """Copy the index if that is due; None: no copy was made. Raises StoreFull, DamagedIndex."""
-        return await finish_blocking(back_up, self._path, self._clock(), at_once=at_once)
+        """Copy the index if that is due; None: no copy was made. Raises StoreFull, StoreError."""
+        try:
+            return await finish_blocking(back_up, self._path, self._clock(), at_once=at_once)
+        except (DamagedIndex, sqlite3.DatabaseError) as error:
+            why = await run_blocking(why_not_opened, self._path, DamagedIndex(str(error)))
+            raise StoreError(f"the index could not be backed up: {why}") from error
+
+    async def health(self) -> Health:
+        """How the directory is doing."""
+        return await run_blocking(read_health, self._path)
 
     async def rebuild(self, pace: Pace) -> AsyncIterator[Checked | Rebuilt]:
         """Make the index anew from the content, instead of `start`. Raises StoreError."""

@@ -16,7 +16,6 @@ from sqlalchemy import Connection, delete, insert, select, update
 from routerd.content import schema
 from routerd.content.database import Database
 from routerd.content.links import Link, LinkKind, Scope, TagEntry
-from routerd.content.removal import Purged, purge, rename_endpoint
 from routerd.content.statements import (
     add_edges,
     add_link,
@@ -233,14 +232,6 @@ class Index:
         `is_still` is called within the transaction: they may have come in again meanwhile.
         """
         await self._database.write(lambda c: is_still() and set_state(c, digest, "damaged"))
-
-    async def purge(self, scope: Scope, reference: Tag | Digest) -> Purged:
-        """Forget what is cached under a tag or a digest, with all that only it listed."""
-        return await self._database.write(lambda c: purge(c, scope, reference))
-
-    async def rename_endpoint(self, old: str, new: str) -> int:
-        """Give all rows of an endpoint to another name. Raises ValueError where that has some."""
-        return await self._database.write(lambda c: rename_endpoint(c, old, new))
 
     # Answers that there is nothing
 

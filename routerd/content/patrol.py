@@ -80,13 +80,13 @@ class Patrol:
     async def run(self, on_damage: Callable[[Damage], None]) -> None:
         """Check for ever, whenever a round is due and no other process is at it."""
         while True:
+            await self._sleep(PATROL_LOOK)  # the first time as well: who starts has better to do
             fd = await run_blocking(_claim, self._root / VERIFY)
             if fd is not None:
                 try:
                     await self._go_on(fd, on_damage)
                 finally:
                     os.close(fd)
-            await self._sleep(PATROL_LOOK)
 
     async def _go_on(self, fd: int, on_damage: Callable[[Damage], None]) -> None:
         """One round, or the rest of one."""

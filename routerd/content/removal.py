@@ -1,7 +1,7 @@
-"""Forgetting cached content by name, and calling an endpoint by another name, as statements.
+"""Forgetting cached content by name, and calling an endpoint by another name.
 
-Owns what goes with a tag or a manifest that is forgotten in a scope. Does not own transactions
-(`database.py`), nor the bytes: what nobody sees any more goes with the sweep.
+Owns what goes with a tag or a manifest that is forgotten in a scope. Does not own the bytes: what
+nobody sees any more goes with the sweep.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, delete, exists, func, select, update
 
 from routerd.content import schema
+from routerd.content.database import Database
 from routerd.content.links import LinkKind, Scope
 from routerd.content.statements import forget_negatives, in_scope
 from routerd.oci.reference import Digest, Tag
@@ -37,7 +38,25 @@ class Purged:
     freed: int
 
 
-def purge(connection: Connection, scope: Scope, reference: Tag | Digest) -> Purged:
+class Removal:
+    """Changes of one index that an operator asks for."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def purge(self, scope: Scope, reference: Tag | Digest) -> Purged:
+        """Forget what is cached under a tag or a digest, with all that only it listed."""
+        return await self._database.write(lambda c: _purge(c, scope, reference))
+
+    async def rename_endpoint(self, old: str, new: str) -> int:
+        """Give all rows of an endpoint to another name, which must have none yet; how many.
+
+        Raises ValueError where it has some.
+        """
+        return await self._database.write(lambda c: _rename_endpoint(c, old, new))
+
+
+def _purge(connection: Connection, scope: Scope, reference: Tag | Digest) -> Purged:
     """Forget a tag, or a digest with its tags; and the manifest, if no other tag is it, with all
     that only it listed in the scope.
     """
@@ -124,11 +143,7 @@ def _freed(connection: Connection, digest: str) -> int:
     return size
 
 
-def rename_endpoint(connection: Connection, old: str, new: str) -> int:
-    """Give everything of an endpoint to another name, which must have nothing yet; how many rows.
-
-    Raises ValueError where the new name has rows.
-    """
+def _rename_endpoint(connection: Connection, old: str, new: str) -> int:
     moved = 0
     for table in _OF_AN_ENDPOINT:
         taken = select(table).where(table.c.endpoint == new).limit(1)

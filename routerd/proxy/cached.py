@@ -68,6 +68,13 @@ class CachedEndpoint:
         served = await self._manifests.get(wanted)
         return ManifestAnswer(served.manifest, self._source(step, served.result, served.ttl))
 
+    async def refresh(self, step: Step, reference: Reference, request: Request) -> ManifestAnswer:
+        """The manifest as upstream has it now, whatever is stored (config-language.md 4)."""
+        there = Reference(step.repository, reference.tag, reference.digest)
+        wanted = Wanted(self.scope(step.repository), there, step.cache, request)
+        served = await self._manifests.refresh(wanted)
+        return ManifestAnswer(served.manifest, self._source(step, served.result, served.ttl))
+
     async def blob_facts(self, step: Step, digest: Digest, request: Request) -> BlobFacts:
         """The size, from what is stored or coming in, else by one HEAD upstream."""
         scope = self.scope(step.repository)
@@ -110,8 +117,9 @@ class CachedEndpoint:
         handle = await self.store.open(scope, digest)
         if handle is None and await self.store.index.endpoint_has(scope.endpoint, digest):
             # Another repository of this endpoint has it: here it is seen once upstream says that it
-            # is there as well (config-language.md 3, "Content is shared, sight is not").
-            await self._size(scope, step, digest, request)
+            # is there as well (config-language.md 3, "Content is shared, sight is not"). Says now:
+            # what a HEAD told before may be from before a purge, by whichever process.
+            await self._endpoint.blob_size(step.repository, digest, request.via)
             await self.store.index.add_blob_link(scope, digest)
             handle = await self.store.open(scope, digest)
         return handle

@@ -171,7 +171,7 @@ class Steps:
     async def __call__(self, seconds: float) -> None:
         if seconds == PATROL_LOOK:
             self.looks += 1
-            if self.looks >= self._rounds:
+            if self.looks > self._rounds:
                 raise asyncio.CancelledError
         else:
             self.seconds += seconds
@@ -236,9 +236,10 @@ async def test_one_process_checks_in_the_background(store: DirectoryStore, tmp_p
     await put(store, DATA)
     inside = asyncio.Event()
 
-    async def hang(_seconds: float) -> None:
-        inside.set()
-        await asyncio.Event().wait()
+    async def hang(seconds: float) -> None:
+        if seconds != PATROL_LOOK:
+            inside.set()
+            await asyncio.Event().wait()
 
     first = asyncio.ensure_future(
         Patrol(root, store.verifier, lambda: 1000.0, hang).run(lambda _: None)

@@ -32,7 +32,7 @@ FLOORS = (
 OWNERS = {
     "quart": ("web/",),
     "hypercorn": ("web/",),
-    "httpx": ("endpoints/",),
+    "httpx": ("endpoints/", "cli/control.py"),
     "aiohttp": ("endpoints/",),
     "yarl": ("endpoints/",),
     "publicsuffixlist": ("endpoints/",),
@@ -41,6 +41,7 @@ OWNERS = {
     "jsonschema": ("config/",),
     "sqlalchemy": ("content/",),
     "click": ("cli/",),
+    "rich": ("cli/",),
 }
 
 # A task that nobody references is collected while it runs and fails in silence.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from routerd import __version__
+from routerd.cli.cache import cache
 from routerd.cli.config import config
 from routerd.cli.explain import explain
 from routerd.cli.serve import serve
@@ -18,4 +19,5 @@ def main() -> None:
 
 main.add_command(serve)
 main.add_command(config)
+main.add_command(cache)
 main.add_command(explain)

@@ -25,14 +25,14 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 
 from sqlalchemy.exc import DatabaseError
 
 from routerd.content.backup import DamagedIndex, back_up
 from routerd.content.database import Database
-from routerd.content.errors import StoreError
+from routerd.content.errors import StoreError, StoreInUse
 from routerd.content.health import Health, read_health
 from routerd.content.index import Index
 from routerd.content.ingest import FileIngest
@@ -117,7 +117,7 @@ class DirectoryStore:
         """How the directory is doing."""
         return await run_blocking(read_health, self._path)
 
-    async def rebuild(self, pace: Pace) -> AsyncIterator[Checked | Rebuilt]:
+    async def rebuild(self, pace: Pace) -> AsyncGenerator[Checked | Rebuilt, None]:
         """Make the index anew from the content, instead of `start`. Raises StoreError."""
         try:
             await run_blocking(self._claim)
@@ -251,7 +251,7 @@ class DirectoryStore:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise StoreError(f"the store in {self._path} is in use by another server") from error
+            raise StoreInUse(f"the store in {self._path} is in use by another server") from error
         version = self._path / "format"
         if not version.exists():
             temporary = self._path / "format.new"

@@ -1,6 +1,6 @@
 """What can be wrong with a content store as a whole.
 
-Owns the two failures that every floor above knows. Does not own what is wrong with content:
+Owns the failures that every floor above knows. Does not own what is wrong with content:
 `oci/errors.py` has those words.
 """
 
@@ -11,6 +11,10 @@ from routerd.oci.errors import Code, RegistryError
 
 class StoreError(Exception):
     """A store cannot be used at all. The message is for the operator."""
+
+
+class StoreInUse(StoreError):
+    """Another process has it."""
 
 
 class StoreFull(RegistryError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -92,7 +92,7 @@ class Rebuild:
         self._counts = _Counts()
         self._database = Database(root / REBUILDING)
 
-    async def run(self) -> AsyncIterator[Checked | Rebuilt]:
+    async def run(self) -> AsyncGenerator[Checked | Rebuilt, None]:
         """Everything that is looked at, and in the end what came of it.
 
         Raises OSError, NewerIndex, sqlalchemy.exc.DatabaseError; then the old index is as it was.

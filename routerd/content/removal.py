@@ -49,9 +49,8 @@ class Removal:
         return await self._database.write(lambda c: _purge(c, scope, reference))
 
     async def rename_endpoint(self, old: str, new: str) -> int:
-        """Give all rows of an endpoint to another name, which must have none yet; how many.
-
-        Raises ValueError where it has some.
+        """Give all rows of an endpoint to another name; how many. Raises ValueError where that has
+        rows of its own.
         """
         return await self._database.write(lambda c: _rename_endpoint(c, old, new))
 
@@ -146,9 +145,12 @@ def _freed(connection: Connection, digest: str) -> int:
 def _rename_endpoint(connection: Connection, old: str, new: str) -> int:
     moved = 0
     for table in _OF_AN_ENDPOINT:
-        taken = select(table).where(table.c.endpoint == new).limit(1)
-        if connection.execute(taken).first() is not None:
-            raise ValueError(f"the index has a {table.name} of '{new}' already")
+        has_old, has_new = (
+            connection.execute(select(table).where(table.c.endpoint == name).limit(1)).first()
+            for name in (old, new)
+        )
+        if has_old and has_new:
+            raise ValueError(f"the index has a {table.name} of '{new}' beside those of '{old}'")
         change = update(table).where(table.c.endpoint == old).values(endpoint=new)
         moved += connection.execute(change).rowcount
     f = schema.fingerprints

@@ -25,6 +25,7 @@ from routerd.content.store import ContentStore
 from routerd.endpoints.base import Endpoint, EndpointContext
 from routerd.endpoints.registry import lookup_type
 from routerd.proxy.cached import CachedEndpoint
+from routerd.proxy.checking import keep_watch
 from routerd.proxy.direct import DirectEndpoint
 from routerd.proxy.listing import Listing
 from routerd.proxy.pull import Pull, Reader
@@ -50,9 +51,19 @@ class Service:
     push: Push
     listing: Listing
     name: str
+    stores: Mapping[str, DirectoryStore]  # by the storage endpoint's name
+    readers: Mapping[str, Reader]  # by the endpoint's name
 
-    def __init__(self, policy: Policy, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        clock: Callable[[], float] = time.time,
+        *,
+        background: bool = True,
+    ) -> None:
+        """`background` False: for a command that does one thing and leaves."""
         self.policy = policy
+        self._background = background
         self._clock = clock  # UTC seconds
         self.tasks = Tasks()
         self._stack = AsyncExitStack()
@@ -80,7 +91,7 @@ class Service:
         if named is None:
             named = await run_blocking(_kept_name, policy.server.data)
         self.name = named
-        stores: dict[str, ContentStore] = {}
+        stores: dict[str, DirectoryStore] = {}
         for spec in policy.endpoints.values():
             if spec.store_path is not None:
                 stores[spec.name] = await self._open_store(spec.store_path)
@@ -102,13 +113,16 @@ class Service:
                 )
             else:
                 readers[spec.name] = DirectEndpoint(endpoint, own)
-        self.tasks.spawn("maintenance", _maintain(list(stores.values())))
+        self.stores, self.readers = stores, readers
+        if self._background:
+            self.tasks.spawn("maintenance", _maintain(list(stores.values())))
+            keep_watch(stores, self.tasks)
         self.pull = Pull(policy.table, readers)
         self.push = Push(policy.table, endpoints, self.pull)
         self.listing = Listing(policy.table, readers)
         await run_blocking(_warn_of_strangers, policy.server.data, policy.endpoints)
 
-    async def _open_store(self, path: Path) -> ContentStore:
+    async def _open_store(self, path: Path) -> DirectoryStore:
         store = DirectoryStore(path, self._clock)
         await store.start()
         self._stack.push_async_callback(store.aclose)

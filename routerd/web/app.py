@@ -34,7 +34,7 @@ def create_app(service: Service, health: Health) -> Quart:
             return answer
         return await api.answer(call)
 
-    return _Application(view)
+    return Application(view)
 
 
 def create_admin_app(health: Health) -> Quart:
@@ -47,10 +47,10 @@ def create_admin_app(health: Health) -> Quart:
             Code.UNSUPPORTED, "the admin listener answers /healthz and /readyz", status=404
         )
 
-    return _Application(view)
+    return Application(view)
 
 
-class _Application(Quart):
+class Application(Quart):
     """Quart without its dispatch: one view answers every method and path, read from the raw path.
 
     Its URL map, contexts and signals would cost each small answer a tenth of its time, and nothing

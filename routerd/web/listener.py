@@ -50,7 +50,11 @@ async def listen(
     """
     listener = _Listener(app)
     servers = [
-        await asyncio.start_server(listener.serve, sock=each.dup(), backlog=BACKLOG)
+        await (
+            asyncio.start_unix_server(listener.serve, sock=each.dup(), backlog=BACKLOG)
+            if each.family == socket.AF_UNIX
+            else asyncio.start_server(listener.serve, sock=each.dup(), backlog=BACKLOG)
+        )
         for each in sockets
     ]
     try:
@@ -120,9 +124,11 @@ class _Connection(TCPServer):
         # The kernel's clock (tcp(7), closed windows included) costs nothing a chunk.
         patience = int(TAKES_NOTHING_SECONDS * 1000)
         try:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
-            client = parse_socket_addr(connection.family, connection.getpeername())
-            server = parse_socket_addr(connection.family, connection.getsockname())
+            client = server = None
+            if connection.family != socket.AF_UNIX:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
+                client = parse_socket_addr(connection.family, connection.getpeername())
+                server = parse_socket_addr(connection.family, connection.getsockname())
             self._sender = FileSender(self.writer)
             async with TaskGroup(self.loop) as task_group:
                 self.protocol = Http1(  # type: ignore[assignment]  # without its wrapper

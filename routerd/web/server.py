@@ -25,6 +25,7 @@ from routerd.config.settings import Address
 from routerd.proxy.service import Service
 from routerd.runtime.tasks import Tasks
 from routerd.web.app import create_admin_app, create_app
+from routerd.web.control import bind_control, serve_control
 from routerd.web.health import Health, State
 from routerd.web.listener import BACKLOG, listen
 
@@ -135,6 +136,8 @@ class Supervisor:
             "registry listener",
             listen(create_app(service, self._health), self._registry, self._stop, drain),
         )
+        control = bind_control(self._policy.server.data)
+        tasks.spawn("control socket", serve_control(service, control, self._ended))
         stopping = tasks.spawn("stop signal", self._stop.wait())
         self._warn_of_itself()
         self._health.state = State.READY

@@ -50,7 +50,14 @@ from routerd.oci.errors import RegistryError
 from routerd.oci.manifest import Manifest
 from routerd.oci.reference import Digest, Tag
 from routerd.runtime.blocking import finish_blocking, run_blocking
-from routerd.runtime.files import FilePart, as_bytes, make_directory, publish, sync_directory
+from routerd.runtime.files import (
+    FilePart,
+    as_bytes,
+    make_directory,
+    publish,
+    sync_directory,
+    write_synced,
+)
 from routerd.runtime.pace import Pace
 
 log = logging.getLogger("routerd.content")
@@ -255,7 +262,7 @@ class DirectoryStore:
         version = self._path / "format"
         if not version.exists():
             temporary = self._path / "format.new"
-            temporary.write_text(f"{FORMAT}\n", encoding="ascii")
+            write_synced(temporary, f"{FORMAT}\n".encode())
             publish(temporary, version)
         found = version.read_text(encoding="ascii").strip()
         if found != str(FORMAT):

@@ -54,14 +54,14 @@ def test_tables_and_json_are_printed_by_a_running_server(server: Routerd) -> Non
     assert header.split() == [
         *("ENDPOINT", "REPOSITORY", "REFERENCE", "SIZE", "PULLED", "PUSHED", "BY", "NOTE")
     ]
-    assert line.split()[:5] == ["local", "docker.io/team/app", "v1", "5.2", "KiB"]
+    assert line.split()[:5] == ["local", "docker.io/team/app", "v1", "5.3", "KiB"]
     assert line.split()[-1] == "127.0.0.1"
     status, out, _ = cache(server, "ls", "--format", "json")
     [row] = json.loads(out)
     assert (status, row["reference"], row["pushed_by"]) == (0, "v1", "127.0.0.1")
     assert json.loads(cache(server, "ls", "nothing", "--format", "json")[1]) == []
     status, out, _ = cache(server, "stat")
-    assert out.startswith("local: 3 blobs, 5.2 KiB, ")
+    assert out.startswith("local: 3 blobs, 5.3 KiB, ")
     status, _, err = cache(server, "purge", "team/app:v1")
     assert status == 1
     assert err == (
@@ -84,7 +84,7 @@ def test_damage_is_an_exit_status_and_a_loud_line_in_the_log(server: Routerd) ->
         "  listed by   docker.io/team/app:v1",
         "  PUSHED by   127.0.0.1: push it again, or restore it",
         f"  quarantine  000001-{encoded}",
-        "local: 3 blobs, 5.2 KiB checked, 1 damaged",
+        "local: 3 blobs, 5.3 KiB checked, 1 damaged",
     ]
     [line] = [line for line in server.log.read_text().splitlines() if "PUSHED" in line]
     said = json.loads(line)
@@ -105,7 +105,7 @@ def test_a_rebuild_brings_a_truncated_index_back(server: Routerd) -> None:
     status, out, _ = cache(server, "rebuild")
     assert status == 0
     lines = out.splitlines()
-    assert lines[0] == "local: 3 blobs, 5.2 KiB, 1 manifests, 0 damaged"
+    assert lines[0] == "local: 3 blobs, 5.3 KiB, 1 manifests, 0 damaged"
     assert lines[1] == "  the index that was there: aside/0001"
     assert "neither index nor backup" in lines[2]
     assert "3 blobs are whole, but which repository may see them is not known" in lines[3]

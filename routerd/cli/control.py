@@ -116,7 +116,7 @@ def translated(data: Path) -> Iterator[None]:
         raise click.ClickException(
             f"{error}, and nobody answers at {data / SOCKET}: wait until it has started, or stop it"
         ) from error
-    except StoreError as error:
+    except (StoreError, OSError) as error:
         raise click.ClickException(str(error)) from error
     except RegistryError as error:
         raise click.ClickException(error.message) from error

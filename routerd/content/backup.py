@@ -14,7 +14,8 @@ import os
 import re
 import shutil
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from routerd.content.errors import StoreFull
@@ -26,6 +27,8 @@ log = logging.getLogger("routerd.content")
 BACKUP_SECONDS = 3600.0  # between two copies
 BACKUPS_KEPT = 6  # the newest; none is made while nothing changes, so they reach further than 6 h
 _ROOM = 2  # times the index's size that must be free for a copy
+# Of SQLite's extended codes the low byte says the kind.
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _NAME = re.compile(r"index-([0-9]{6,})\.sqlite")
 
 
@@ -45,7 +48,7 @@ def newest_usable(root: Path) -> Path | None:
     for path in reversed(backups(root)):
         try:
             check_database(path)
-        except (DamagedIndex, sqlite3.Error) as error:
+        except (DamagedIndex, OSError) as error:
             log.warning("the index backup %s is of no use: %s", path, error)
         else:
             return path
@@ -55,7 +58,7 @@ def newest_usable(root: Path) -> Path | None:
 def back_up(root: Path, now: float, *, at_once: bool = False) -> Path | None:
     """Copy the index, if that is due and it has changed; None: no copy was made.
 
-    `now` in UTC seconds. Another process's copy counts. Raises StoreFull, DamagedIndex, sqlite3.Error.
+    `now` in UTC seconds. Another process's copy counts. Raises StoreFull, DamagedIndex, OSError.
     """
     directory = root / BACKUPS
     make_directory(directory)
@@ -87,10 +90,6 @@ def _back_up(root: Path, directory: Path, now: float, at_once: bool) -> Path | N
         check_database(temporary)
         os.utime(temporary, (now, now))
         publish(temporary, made)
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-            raise StoreFull from error
-        raise
     finally:
         temporary.unlink(missing_ok=True)
     for old in backups(root)[:-BACKUPS_KEPT]:
@@ -99,9 +98,16 @@ def _back_up(root: Path, directory: Path, now: float, at_once: bool) -> Path | N
 
 
 def copy_database(source: Path, target: Path) -> None:
-    """A durable copy of a database that may be in use, without its log files."""
+    """A durable copy of a database that may be in use, without its log files.
+
+    Raises StoreFull, DamagedIndex, OSError.
+    """
     target.unlink(missing_ok=True)
-    with closing(_read_only(source)) as old, closing(sqlite3.connect(target)) as new:
+    with (
+        _translated(source),
+        closing(_read_only(source)) as old,
+        closing(sqlite3.connect(target)) as new,
+    ):
         target.chmod(0o600)
         # In one step: from a copy made in several, a writer would make it begin anew each time.
         old.backup(new)
@@ -115,8 +121,8 @@ def copy_database(source: Path, target: Path) -> None:
 
 
 def check_database(path: Path) -> None:
-    """Raises DamagedIndex where the database is not whole, sqlite3.Error where it is none."""
-    with closing(_read_only(path)) as connection:
+    """Raises DamagedIndex where the database is not whole, OSError where it cannot be read."""
+    with _translated(path), closing(_read_only(path)) as connection:
         found = [row[0] for row in connection.execute("PRAGMA quick_check(5)")]
     if found != ["ok"]:
         raise DamagedIndex("; ".join(found))
@@ -126,8 +132,25 @@ def _read_only(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
 
 
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether SQLite says that the file itself is broken, and not the disk or a lock."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        if is_damage(error):
+            raise DamagedIndex(str(error)) from error
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
+            raise StoreFull from error
+        raise OSError(f"{path} cannot be read: {error}") from error
+
+
 def _change_counter(path: Path) -> int:
-    with closing(_read_only(path)) as connection:
+    with _translated(path), closing(_read_only(path)) as connection:
         value: int = connection.execute("SELECT value FROM change_counter").fetchone()[0]
     return value
 

@@ -23,7 +23,6 @@ import fcntl
 import logging
 import os
 import secrets
-import sqlite3
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
@@ -113,11 +112,11 @@ class DirectoryStore:
             await run_blocking((self._path / "uploads" / session).unlink, missing_ok=True)
 
     async def back_up(self, *, at_once: bool = False) -> Path | None:
-        """Copy the index if that is due; None: no copy was made. Raises StoreFull, StoreError."""
+        """Copy the index if that is due; None: no copy was made. Raises StoreFull, StoreError, OSError."""
         try:
             return await finish_blocking(back_up, self._path, self._clock(), at_once=at_once)
-        except (DamagedIndex, sqlite3.DatabaseError) as error:
-            why = await run_blocking(why_not_opened, self._path, DamagedIndex(str(error)))
+        except DamagedIndex as error:
+            why = await run_blocking(why_not_opened, self._path, error)
             raise StoreError(f"the index could not be backed up: {why}") from error
 
     async def health(self) -> Health:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Select,
+    Subquery,
     and_,
     distinct,
     exists,
@@ -158,31 +161,45 @@ def parents_of(connection: Connection, digest: Digest) -> tuple[Parent, ...]:
     )
 
 
-def _named() -> Select[tuple[str, str, str, str]]:
-    """Every tag, and every manifest that has none and that no manifest of its scope lists."""
+def _named(after: Place) -> Select[tuple[str, str, str, str]]:
+    """The next tags, and the next manifests that have none and that no manifest of their scope
+    lists. Each kind is read in the order of its own key, so that a page costs a page.
+    """
     t, k, e = schema.tags.c, schema.links.c, schema.edges.c
     other = schema.links.alias("other").c
     tagged = exists().where(
         t.endpoint == k.endpoint, t.repository == k.repository, t.digest == k.digest
     )
-    listed = exists().where(
-        e.child == k.digest,
+    parent_is_here = exists().where(
         other.digest == e.parent,
         other.kind == str(LinkKind.MANIFEST),
         other.endpoint == k.endpoint,
         other.repository == k.repository,
     )
-    named = union_all(
-        select(t.endpoint, t.repository, t.tag.label("reference"), t.digest),
-        select(k.endpoint, k.repository, k.digest.label("reference"), k.digest).where(
-            k.kind == str(LinkKind.MANIFEST), ~tagged, ~listed
-        ),
-    ).subquery("named")
-    return select(named.c.endpoint, named.c.repository, named.c.reference, named.c.digest)
+    # One within the other, not a join: SQLite would begin with all links of the repository.
+    listed = exists().where(
+        e.child == k.digest, parent_is_here.correlate(schema.edges, schema.links)
+    )
+    tags = select(t.endpoint, t.repository, t.tag.label("reference"), t.digest)
+    manifests = select(k.endpoint, k.repository, k.digest.label("reference"), k.digest).where(
+        k.kind == str(LinkKind.MANIFEST), ~tagged, ~listed
+    )
+    pages = [
+        select(_page(tags, (t.endpoint, t.repository, t.tag), after)),
+        select(_page(manifests, (k.endpoint, k.repository, k.digest), after)),
+    ]
+    named = union_all(*pages).subquery("named").c
+    key = (named.endpoint, named.repository, named.reference)
+    return select(*key, named.digest).order_by(*key).limit(PAGE)
+
+
+def _page(query: Select[Any], key: Sequence[ColumnElement[str]], after: Place) -> Subquery:
+    later = query.where(tuple_(*key) > tuple_(*map(literal, after)))
+    return later.order_by(*key).limit(PAGE).subquery()
 
 
 def _entries(connection: Connection, after: Place) -> Sequence[Entry]:
-    named = _named().subquery("n").c
+    named = _named(after).subquery("n").c
     k, b, p = schema.links.c, schema.blobs.c, schema.pins.c
     pinned = exists().where(
         p.endpoint == named.endpoint,
@@ -201,9 +218,7 @@ def _entries(connection: Connection, after: Place) -> Sequence[Entry]:
         .add_columns(pinned.label("pinned"))
         .join(schema.links, same)
         .join(schema.blobs, b.digest == named.digest)
-        .where(tuple_(*key) > tuple_(*map(literal, after)))
         .order_by(*key)
-        .limit(PAGE)
     )
     rows = connection.execute(query).all()
     sizes = closure_sizes(connection, {row.digest for row in rows})

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -133,7 +132,7 @@ class Rebuild:
             if not current.exists() or current.stat().st_size == 0:
                 raise DamagedIndex("it is gone")
             check_database(current)
-        except (DamagedIndex, sqlite3.Error) as error:
+        except DamagedIndex as error:
             log.warning("the index %s cannot be used: %s", current, error)
             source = newest_usable(self._root)
         if source is None:

@@ -10,11 +10,8 @@ from pathlib import Path
 
 from sqlalchemy.exc import DatabaseError
 
-from routerd.content.backup import DamagedIndex, newest_usable
+from routerd.content.backup import DamagedIndex, is_damage, newest_usable
 from routerd.content.layout import INDEX, INDEX_FILES
-
-# Of SQLite's extended codes the low byte says the kind.
-_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
 def why_not_opened(root: Path, error: Exception) -> str:
@@ -40,5 +37,5 @@ def is_damaged_index(error: Exception) -> bool:
     """Whether it is the index itself that is broken."""
     if isinstance(error, DamagedIndex):
         return True
-    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
-    return code is not None and code & 0xFF in _DAMAGED
+    found = getattr(error, "orig", None)
+    return isinstance(found, sqlite3.Error) and is_damage(found)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -84,16 +83,21 @@ class Verifier:
         except FileNotFoundError:
             return await self.check_presence(digest, size)
         except OSError as error:
-            # Perhaps only not ours to read: nothing is known of its bytes, so nothing is done.
-            why = f"its file cannot be opened: {error.strerror}"
-            return await self._database.read(lambda c: _damage(c, digest, size, why, None))
+            return await self._unreadable(digest, size, error)
         try:
             why_not = await self._objection(fd, digest, size, pace)
             if why_not is None:
                 return None
             return await self._condemn(digest, size, why_not, lambda path: _is_same(path, fd))
+        except OSError as error:
+            return await self._unreadable(digest, size, error)
         finally:
             os.close(fd)
+
+    async def _unreadable(self, digest: Digest, size: int, error: OSError) -> Damage:
+        """Nothing is known of its bytes, and the disk may come to itself: it is only told of."""
+        why = f"its file cannot be read and is left as it is: {error.strerror}"
+        return await self._database.read(lambda c: _damage(c, digest, size, why, None))
 
     async def check_presence(self, digest: Digest, size: int) -> Damage | None:
         """Whether there is a file at all; if not, mark the blob, so that it is fetched anew."""
@@ -116,7 +120,7 @@ class Verifier:
         """What is wrong with the index itself, as far as SQLite can tell."""
         try:
             await run_blocking(check_database, self._root / INDEX)
-        except (DamagedIndex, sqlite3.DatabaseError) as error:
+        except DamagedIndex as error:
             return str(error)
         return None
 
@@ -137,10 +141,7 @@ class Verifier:
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_NOREUSE)
         hasher, position = new_hasher(digest), 0
         while position < size:
-            try:
-                read = await finish_blocking(hash_next, fd, hasher, position)
-            except OSError as error:
-                return f"its file cannot be read: {error.strerror}"
+            read = await finish_blocking(hash_next, fd, hasher, position)
             if read == 0:
                 return f"its file ends at byte {position}"
             position += read

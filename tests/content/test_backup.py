@@ -92,7 +92,7 @@ async def test_a_damaged_index_does_not_push_out_the_good_copies(tmp_path: Path)
         data[page * 4096 : page * 4096 + 64] = b"\xff" * 64
     index.write_bytes(data)
     clock.now += BACKUP_SECONDS
-    with pytest.raises((DamagedIndex, sqlite3.DatabaseError)):
+    with pytest.raises(DamagedIndex):
         backup.back_up(tmp_path / "s", clock.now)
     assert backups(tmp_path / "s") == [good]
     assert {path.name for path in (tmp_path / "s" / "backups").iterdir()} == {good.name, "lock"}

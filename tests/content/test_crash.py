@@ -15,7 +15,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -207,7 +207,8 @@ async def test_a_power_cut_at_any_moment_spoils_nothing_and_loses_nothing(tmp_pa
 
         def power_cut(pid: int) -> None:
             disk.cut()
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it may have found out, and ended
+                os.kill(pid, signal.SIGKILL)
 
         async with victim(data) as program:
             for _ in range(max(3, ROUNDS // 4)):

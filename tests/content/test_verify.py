@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import math
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from routerd.content import quarantine
+from routerd.content import quarantine, verify
 from routerd.content.directory import DirectoryStore
 from routerd.content.layout import blob_path
 from routerd.content.links import LinkKind, Scope
@@ -81,6 +82,22 @@ async def test_a_file_that_is_gone_or_short_is_found(store: DirectoryStore, tmp_
     }
     for digest in (gone, short):
         assert await content(store, digest) is None
+
+
+async def test_what_cannot_be_read_is_told_and_left_as_it_is(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = await put(store, DATA)
+
+    def fails(*_: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(verify, "hash_next", fails)
+        [damage] = await damages(store)
+    assert "cannot be read and is left as it is" in damage.why
+    assert await content(store, digest) == DATA
+    assert await damages(store) == []
 
 
 async def test_what_came_in_anew_during_the_check_is_not_put_aside(

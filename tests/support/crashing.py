@@ -25,6 +25,7 @@ from routerd.proxy.checking import verify
 from routerd.proxy.service import Service
 from routerd.routing.policy import Caller
 from routerd.runtime.files import as_bytes
+from routerd.runtime.logs import configure
 from upstream import Upstream, image, upstream
 
 APP = Repository.parse("docker.io", "team/app")
@@ -113,6 +114,7 @@ async def live(data: Path) -> None:
 
 
 def main(data: Path) -> None:
+    configure("text", "critical")  # a disk that is cut off would fill the log
     for _ in sys.stdin:
         child = os.fork()
         if child == 0:

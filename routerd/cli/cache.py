@@ -233,7 +233,9 @@ def _print_verified(row: Row) -> None:
         click.echo(f"{row['digest']}: {row['why']}")
         click.echo(f"  seen in     {join(row['repositories'])}")
         click.echo(f"  listed by   {join(row['listed_by'])}")
-        if row["pushed"]:
+        if row["served"]:
+            click.echo("  disk        look after it, then verify again")
+        elif row["pushed"]:
             click.echo(f"  PUSHED by   {join(row['pushed_by'])}: push it again, or restore it")
         else:
             click.echo("  cached      the next pull fetches it again")

@@ -14,7 +14,7 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -39,7 +39,8 @@ VERIFY_RATE = 64 * 1024 * 1024.0  # bytes a second, where nobody says another
 class Damage:
     """Content that is not what the index says, and whom it concerns.
 
-    `quarantined`: the name of the file in quarantine, empty where there was none to keep.
+    `is_served`: nothing was done, since its bytes could not be read. `quarantined`: the name of the
+    file in quarantine, empty where there was none to keep.
     `held_by`: who sees the content, `listed_by`: the manifests that list it; the first few.
     """
 
@@ -49,6 +50,7 @@ class Damage:
     quarantined: str
     held_by: tuple[Holder, ...]
     listed_by: tuple[Parent, ...]
+    is_served: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,8 @@ class Verifier:
     async def _unreadable(self, digest: Digest, size: int, error: OSError) -> Damage:
         """Nothing is known of its bytes, and the disk may come to itself: it is only told of."""
         why = f"its file cannot be read and is left as it is: {error.strerror}"
-        return await self._database.read(lambda c: _damage(c, digest, size, why, None))
+        found = await self._database.read(lambda c: _damage(c, digest, size, why, None))
+        return replace(found, is_served=True)
 
     async def check_presence(self, digest: Digest, size: int) -> Damage | None:
         """Whether there is a file at all; if not, mark the blob, so that it is fetched anew."""

@@ -44,7 +44,9 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Damaged:
-    """Content that is wrong. `pushed`: no endpoint can bring it back."""
+    """Content that is wrong. `pushed`: no endpoint can bring it back. `served`: it could not be
+    read, and is left as it is.
+    """
 
     kind: ClassVar[str] = "damaged"
     store: str
@@ -56,6 +58,7 @@ class Damaged:
     repositories: tuple[str, ...]
     listed_by: tuple[str, ...]
     quarantined: str
+    served: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,7 @@ def report(store: str, damage: Damage) -> Damaged:
             for parent in damage.listed_by
         ),
         damage.quarantined,
+        damage.is_served,
     )
     said = {
         "store": store,
@@ -120,7 +124,9 @@ def report(store: str, damage: Damage) -> Damaged:
         "listed_by": row.listed_by,
         "quarantined": damage.quarantined,
     }
-    if pushed:
+    if damage.is_served:
+        log.error("stored content cannot be read: look after the disk", pushed=bool(pushed), **said)
+    elif pushed:
         log.error(
             "PUSHED content is damaged and cannot be fetched again: push it again, or restore it",
             pushed_by=row.pushed_by,

@@ -95,6 +95,7 @@ async def test_what_cannot_be_read_is_told_and_left_as_it_is(
     with monkeypatch.context() as patched:
         patched.setattr(verify, "hash_next", fails)
         [damage] = await damages(store)
+    assert damage.is_served
     assert "cannot be read and is left as it is" in damage.why
     assert await content(store, digest) == DATA
     assert await damages(store) == []

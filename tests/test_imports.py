@@ -32,7 +32,7 @@ FLOORS = (
 OWNERS = {
     "quart": ("web/",),
     "hypercorn": ("web/",),
-    "httpx": ("endpoints/",),
+    "httpx": ("endpoints/", "cli/control.py"),
     "aiohttp": ("endpoints/",),
     "yarl": ("endpoints/",),
     "publicsuffixlist": ("config/domains.py",),

@@ -20,6 +20,6 @@ def main() -> None:
 
 main.add_command(serve)
 main.add_command(config)
+main.add_command(cache)
 main.add_command(explain)
 main.add_command(audit)
-main.add_command(cache)

@@ -1,7 +1,7 @@
 """`routerd cache warm`: images fetched ahead, with bars on a terminal and a line an event as JSON.
 
-Owns the command and what it prints. Does not own fetching (`proxy/warm.py`) or who does it: a
-running server by its control socket, else this process on the data of a stopped one.
+Owns the command and what it prints. Does not own fetching (`proxy/warm.py`) or who does it
+(`control.py`): a running server, else this process on the data of a stopped one.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 
+from routerd.cli.control import rows_of
 from routerd.cli.policies import REFUSED, config_option, load_or_exit
-from routerd.cli.warmsource import SourceError, rows_of
 from routerd.oci.errors import RegistryError
 from routerd.oci.platform import Platform
 from routerd.oci.reference import Reference
@@ -75,11 +75,8 @@ def warm(
         parsed = [Reference.parse(text, policy.server.default_namespace) for text in wanted]
     except RegistryError as error:
         raise click.BadParameter(error.message, param_hint="REF") from error
-    try:
-        complete = _show(rows_of(policy, parsed, platforms), form)
-    except SourceError as error:
-        raise click.ClickException(str(error)) from error
-    if not complete:
+    arguments = {"references": list(map(str, parsed)), "platforms": list(map(str, platforms))}
+    if not _show(rows_of(policy, "warm", arguments, begins=True), form):
         sys.exit(REFUSED)
 
 

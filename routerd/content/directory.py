@@ -13,6 +13,10 @@ Owns the layout:
       removed/<random>  content that a sweep has taken out, on its way out
       reserve           space for the index on a full disk
       sweep.lock        held while a process sweeps; `swept` is as old as the last sweep
+      quarantine/       files that were not what their name says (quarantine.py)
+      backups/          copies of the index (backup.py)
+      aside/            indexes that a rebuild has replaced (rebuild.py)
+      verify            how far the background check is, and its lock (patrol.py)
 
 Does not own who may see what: links in the index do.
 """
@@ -24,30 +28,40 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 from sqlalchemy.exc import DatabaseError
 
 from routerd.config.sizes import StorageLimits
+from routerd.content.backup import DamagedIndex, back_up
 from routerd.content.capacity import Capacity
 from routerd.content.database import Database
-from routerd.content.errors import StoreError, StoreFull
+from routerd.content.errors import StoreError, StoreFull, StoreInUse
+from routerd.content.forget import Removal
 from routerd.content.handle import FileHandle
+from routerd.content.health import Health, read_health
 from routerd.content.index import Index
 from routerd.content.ingest import FileIngest
+from routerd.content.inventory import Inventory
+from routerd.content.layout import INDEX, blob_path, has_content, is_incoming
 from routerd.content.links import LinkKind, Scope, TagEntry
+from routerd.content.patrol import Patrol
+from routerd.content.rebuild import Rebuild, Rebuilt
 from routerd.content.removal import RemovedFiles
 from routerd.content.room import NO_LIMITS
 from routerd.content.schema import NewerIndex
 from routerd.content.spoolfile import DirectorySpoolFile, forget_old
 from routerd.content.sweep import Sweeper
+from routerd.content.troubles import why_not_opened
 from routerd.content.uploads import IngestUpload, UploadTable
+from routerd.content.verify import Checked, Verifier
 from routerd.oci.errors import RegistryError
 from routerd.oci.manifest import Manifest
 from routerd.oci.reference import Digest, Tag
 from routerd.runtime.blocking import finish_blocking, run_blocking
-from routerd.runtime.files import as_bytes, make_directory, publish, sync_directory
+from routerd.runtime.files import as_bytes, make_directory, publish, sync_directory, write_synced
+from routerd.runtime.pace import Pace
 
 log = logging.getLogger("routerd.content")
 
@@ -76,14 +90,17 @@ class DirectoryStore:
         self._path = path
         self._clock = clock
         self._shared = shared
-        self._database = Database(path / "index.sqlite")
+        self._database = Database(path / INDEX)
         self._lock: int | None = None
         self._uploads = UploadTable()
-        self._shared = shared
         self.index = Index(self._database, clock, lambda digest: self._blob(digest).exists())
         self._removed = RemovedFiles(path, self._blob)
         sweeper = Sweeper(self._database, self.index.pulls, self._removed, clock)
         self.capacity = Capacity(path, limits, self._database, sweeper, clock)
+        self.inventory = Inventory(self._database)
+        self.removal = Removal(self._database)
+        self.verifier = Verifier(path, self._database)
+        self.patrol = Patrol(path, self.verifier, clock)
 
     async def start(self) -> None:
         """Open it, and clear what a killed process left. Raises StoreError."""
@@ -91,12 +108,14 @@ class DirectoryStore:
         try:
             if not self._shared:
                 await run_blocking(self._claim)
+            await run_blocking(self._refuse_lost_index)
             await self._database.start()
             if not self._shared:
                 await self._clear()
-        except (OSError, NewerIndex, DatabaseError) as error:
+        except (OSError, NewerIndex, DatabaseError, DamagedIndex) as error:
             await self.aclose()
-            raise StoreError(f"the store in {self._path} cannot be opened: {error}") from error
+            why = await run_blocking(why_not_opened, self._path, error)
+            raise StoreError(f"the store in {self._path} cannot be opened: {why}") from error
         except BaseException:
             await self.aclose()
             raise
@@ -109,9 +128,7 @@ class DirectoryStore:
         except StoreFull as error:
             log.warning("the last pulls are not written down: %s", error.message)
         await self._database.aclose()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._release()
 
     async def maintain(self) -> None:
         """Forget the uploads and downloads that nobody goes on with."""
@@ -120,6 +137,29 @@ class DirectoryStore:
         for session in await self.index.forget_uploads(before, self._uploads.busy()):
             self._uploads.forget(session)
             await run_blocking((self._path / "uploads" / session).unlink, missing_ok=True)
+
+    async def back_up(self, *, at_once: bool = False) -> Path | None:
+        """Copy the index if that is due; None: no copy was made. Raises StoreFull, StoreError, OSError."""
+        try:
+            return await finish_blocking(back_up, self._path, self._clock(), at_once=at_once)
+        except DamagedIndex as error:
+            why = await run_blocking(why_not_opened, self._path, error)
+            raise StoreError(f"the index could not be backed up: {why}") from error
+
+    async def health(self) -> Health:
+        """How the directory is doing."""
+        return await run_blocking(read_health, self._path)
+
+    async def rebuild(self, pace: Pace) -> AsyncGenerator[Checked | Rebuilt, None]:
+        """Make the index anew from the content, instead of `start`. Raises StoreError."""
+        try:
+            await run_blocking(self._claim)
+            async for step in Rebuild(self._path, pace, self._clock).run():
+                yield step
+        except (OSError, NewerIndex, DatabaseError) as error:
+            raise StoreError(f"the store in {self._path} cannot be rebuilt: {error}") from error
+        finally:
+            self._release()
 
     async def open(
         self, scope: Scope, digest: Digest, kind: LinkKind = LinkKind.BLOB
@@ -135,14 +175,14 @@ class DirectoryStore:
             # A sweep forgets the links first: then this was a miss, and no damage.
             if await self.index.link(scope, digest, kind) is None:
                 return None
+            found = None
         else:
-            if os.fstat(fd).st_size == link.size:
+            found = os.fstat(fd).st_size
+            if found == link.size:
                 return FileHandle(digest, fd, link.size)
             os.close(fd)
-        log.error("%s has not its %s bytes on disk: no longer served", digest, link.size)
-        await self.index.mark_damaged(
-            digest, lambda: not path.exists() or path.stat().st_size != link.size
-        )
+        log.error("%s has %s bytes on disk, not %s: no longer served", digest, found, link.size)
+        await self.index.mark_damaged(digest, lambda: _size_of(path) != link.size)
         return None
 
     async def stat(
@@ -169,7 +209,8 @@ class DirectoryStore:
             return Manifest.parse(body, link.media_type, digest)
         except RegistryError as error:
             log.error("%s is damaged on disk: %s", digest, error.message)
-            await self.index.mark_damaged(digest)
+            path = self._blob(digest)
+            await self.index.mark_damaged(digest, lambda: Digest.of(path.read_bytes()) != digest)
             return None
 
     async def add_manifest(
@@ -182,8 +223,11 @@ class DirectoryStore:
         cache_control: str = "",
         etag: str = "",
         created_by: str = "",
+        immutable: bool = False,
     ) -> None:
-        """Store, link and tag it, in this order and durably. Raises StoreFull."""
+        """Store, link and tag it, in this order and durably. Raises StoreFull, and 403 DENIED where
+        an immutable tag is another digest.
+        """
         digest = manifest.descriptor.digest
         ingest = await self.ingest()
         try:
@@ -195,7 +239,14 @@ class DirectoryStore:
         finally:
             ingest.close()
         entry = TagEntry(digest, validated_at, cache_control, etag)
-        await self.index.put_manifest(scope, manifest, tag, entry, created_by)
+        await self.index.put_manifest(
+            scope,
+            manifest,
+            tag,
+            entry,
+            created_by,
+            immutable=immutable,
+        )
 
     async def ingest(self) -> FileIngest:
         """New content. Raises StoreFull."""
@@ -238,7 +289,7 @@ class DirectoryStore:
         return IngestUpload(session, scope, ingest, self.index, self.capacity.admit)
 
     def _blob(self, digest: Digest) -> Path:
-        return self._path / "blobs" / digest.algorithm / digest.encoded[:2] / digest.encoded
+        return blob_path(self._path, digest)
 
     def _claim(self) -> None:
         make_directory(self._path)
@@ -250,7 +301,7 @@ class DirectoryStore:
         version = self._path / "format"
         if not version.exists():
             temporary = self._path / "format.new"
-            temporary.write_text(f"{FORMAT}\n", encoding="ascii")
+            write_synced(temporary, f"{FORMAT}\n".encode())
             publish(temporary, version)
         found = version.read_text(encoding="ascii").strip()
         if found != str(FORMAT):
@@ -271,22 +322,38 @@ class DirectoryStore:
 
     def _remove_leftovers(self, known_uploads: set[str]) -> None:
         for path in (self._path / "spool").iterdir():
-            if "." not in path.name:
+            if is_incoming(path):
                 path.unlink()
         for path in (self._path / "uploads").iterdir():
-            if path.name not in known_uploads:
+            if is_incoming(path) and path.name not in known_uploads:
                 path.unlink()
         sync_directory(self._path / "uploads")
+        self._removed.tidy()
+
+    def _refuse_lost_index(self) -> None:
+        """Content without an index is no new store: opening it would forget every link."""
+        index = self._path / INDEX
+        if (not index.exists() or index.stat().st_size == 0) and has_content(self._path):
+            raise DamagedIndex("it is empty or gone, although there is content")
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _size_of(path: Path) -> int | None:
+    return path.stat().st_size if path.exists() else None
 
 
 def hold(path: Path) -> int:
     """Lock the store in this directory, for as long as the descriptor that comes back is open, in
-    whichever process. Raises StoreError.
+    whichever process. Raises StoreInUse.
     """
     lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(lock)
-        raise StoreError(f"the store in {path} is in use by another server") from error
+        raise StoreInUse(f"the store in {path} is in use by another server") from error
     return lock

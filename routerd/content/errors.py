@@ -14,6 +14,10 @@ class StoreError(Exception):
     """A store cannot be used at all. The message is for the operator."""
 
 
+class StoreInUse(StoreError):
+    """Another process has it."""
+
+
 class StoreFull(RegistryError):
     """No space left for new content. What is stored goes on being served."""
 

@@ -22,18 +22,24 @@ from routerd.content.pulls import Pulls
 from routerd.content.statements import (
     add_edges,
     add_link,
+    add_negative,
+    forget_negatives,
     in_any,
     in_scope,
     is_stored,
     keys,
     know_blob,
     put,
+    refuse_other_tag,
     select_link,
     select_tag,
+    set_state,
     tag_row,
 )
 from routerd.oci.manifest import Manifest
 from routerd.oci.reference import Digest, Tag
+
+NEGATIVES_LIMIT = 10_000  # 404s that are remembered; about 200 bytes each
 
 
 class Index:
@@ -139,7 +145,10 @@ class Index:
     async def add_blob(
         self, digest: Digest, size: int, scopes: Iterable[Scope], created_by: str
     ) -> None:
-        """The bytes are durable: know them, and link them as a blob in `scopes`. Raises Vanished."""
+        """The bytes are durable: know them, and link them as a blob in `scopes`. Raises Vanished
+        where they are gone again: a check or a sweep of the file that had their name before, which
+        takes it in a transaction as well, was in its midst.
+        """
         now = self._clock()
 
         def write(connection: Connection) -> None:
@@ -163,16 +172,27 @@ class Index:
         return await self._database.write(write)
 
     async def put_manifest(
-        self, scope: Scope, manifest: Manifest, tag: Tag | None, entry: TagEntry, created_by: str
+        self,
+        scope: Scope,
+        manifest: Manifest,
+        tag: Tag | None,
+        entry: TagEntry,
+        created_by: str,
+        *,
+        immutable: bool = False,
     ) -> None:
-        """The bytes are durable: know, link, list and tag the manifest, in one transaction. Raises
-        Vanished.
+        """The bytes are durable: know, link, list and tag the manifest, in one transaction.
+
+        Raises Vanished, and 403 DENIED where an immutable tag is another digest.
         """
         now = self._clock()
 
         def write(connection: Connection) -> None:
             digest = manifest.descriptor.digest
             self._require(digest)
+            if immutable and tag is not None:
+                refuse_other_tag(connection, scope, tag, digest)
+            forget_negatives(connection, scope, [str(digest), *([tag] if tag else [])])
             media_type = manifest.descriptor.media_type
             know_blob(connection, digest, manifest.descriptor.size, now)
             add_link(connection, scope, digest, LinkKind.MANIFEST, media_type, created_by, now)
@@ -226,18 +246,33 @@ class Index:
 
         return await self._database.write(write)
 
-    async def mark_damaged(self, digest: Digest, still: Callable[[], bool] = lambda: True) -> None:
+    async def mark_damaged(self, digest: Digest, is_still: Callable[[], bool]) -> None:
         """The bytes are not what the index says: never serve them again.
 
-        `still`, asked in the transaction: whether that is so, and they did not come in anew.
+        `is_still` is called within the transaction: they may have come in again meanwhile.
         """
-        where = schema.blobs.c.digest == str(digest)
+        await self._database.write(lambda c: is_still() and set_state(c, digest, "damaged"))
 
-        def write(connection: Connection) -> None:
-            if still():
-                connection.execute(update(schema.blobs).where(where).values(state="damaged"))
+    # Answers that there is nothing
 
-        await self._database.write(write)
+    async def negative(self, scope: Scope, reference: str) -> float | None:
+        """When upstream last said that it has no such tag or digest."""
+        n = schema.negatives.c
+        query = select(n.answered_at).where(
+            in_scope(schema.negatives, scope), n.reference == reference
+        )
+        return await self._database.read(lambda c: c.execute(query).scalar())
+
+    async def note_negative(self, scope: Scope, reference: str) -> None:
+        """Upstream says that it has no such tag or digest. Raises StoreFull.
+
+        Nobody remembers this, so it need not move the change counter: a client that asks for names
+        that are not there must not make all others' look-ups slow.
+        """
+        now = self._clock()
+        await self._database.write_quietly(
+            lambda c: add_negative(c, scope, reference, now, NEGATIVES_LIMIT)
+        )
 
     def _require(self, digest: Digest) -> None:
         if not self._has_bytes(digest):
@@ -280,6 +315,9 @@ class Index:
         """Forget the sessions that received nothing since, but not the busy ones; their ids."""
         u = schema.uploads.c
         query = select(u.id).where(u.updated_at < before)
+
+        if not await self._database.read(lambda c: c.execute(query.limit(1)).first()):
+            return ()  # and the index need not be as if something had changed
 
         def write(connection: Connection) -> Sequence[str]:
             found = [id for id in connection.execute(query).scalars() if id not in busy]

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, or_, select
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, or_, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from routerd.content import schema
 from routerd.content.links import Link, LinkKind, Scope, TagEntry
+from routerd.oci.errors import Code, RegistryError
 from routerd.oci.manifest import Manifest
 from routerd.oci.reference import Digest, Tag
 
@@ -51,6 +52,42 @@ def tag_row(entry: TagEntry) -> dict[str, Any]:
 def know_blob(connection: Connection, digest: Digest, size: int, now: float) -> None:
     row = {"digest": str(digest), "size": size, "state": "stored", "created_at": now}
     put(connection, schema.blobs, row)
+
+
+def set_state(connection: Connection, digest: Digest, state: str) -> bool:
+    """Change what is known of stored content; False where it is not stored."""
+    b = schema.blobs.c
+    change = update(schema.blobs).where(b.digest == str(digest), b.state == "stored")
+    return connection.execute(change.values(state=state)).rowcount > 0
+
+
+def forget_negatives(connection: Connection, scope: Scope, references: Iterable[str]) -> None:
+    n = schema.negatives
+    connection.execute(delete(n).where(in_scope(n, scope), n.c.reference.in_(list(references))))
+
+
+def add_negative(
+    connection: Connection, scope: Scope, reference: str, now: float, limit: int
+) -> None:
+    """Note a 404; of more than `limit` the oldest are forgotten, a tenth at once."""
+    n = schema.negatives
+    put(connection, n, {**keys(scope), "reference": reference, "answered_at": now})
+    count = connection.execute(select(func.count()).select_from(n)).scalar_one()
+    if count > limit:
+        old = select(n.c.answered_at).order_by(n.c.answered_at).offset(limit // 10).limit(1)
+        oldest_kept = connection.execute(old).scalar_one()
+        connection.execute(delete(n).where(n.c.answered_at <= oldest_kept))
+
+
+def refuse_other_tag(connection: Connection, scope: Scope, tag: Tag, digest: Digest) -> None:
+    """Raises 403 DENIED where the tag is another digest already (`immutable_tags`)."""
+    known = select_tag(connection, scope, tag)
+    if known is not None and known.digest != digest:
+        raise RegistryError(
+            Code.DENIED,
+            f"tag {tag} of {scope.repository} is immutable by policy and is {known.digest}: "
+            "push under another tag",
+        )
 
 
 def add_link(

@@ -223,8 +223,11 @@ class ContentStore(Protocol):
         cache_control: str = "",
         etag: str = "",
         created_by: str = "",
+        immutable: bool = False,
     ) -> None:
-        """Store, link and tag it, in this order and durably. Raises StoreFull."""
+        """Store, link and tag it, in this order and durably. Raises StoreFull, and 403 DENIED where
+        an immutable tag is another digest.
+        """
         ...
 
     async def ingest(self) -> Ingest:

@@ -233,8 +233,17 @@ class PushEndpoint(Endpoint, Protocol):
         """Link a blob that `source` has at this endpoint; False where it has none."""
         ...
 
-    async def put_manifest(self, reference: Reference, manifest: Manifest, created_by: str) -> None:
-        """Store, link and tag. Raises 404 MANIFEST_BLOB_UNKNOWN where a child is missing."""
+    async def put_manifest(
+        self,
+        reference: Reference,
+        manifest: Manifest,
+        created_by: str,
+        *,
+        immutable: bool = False,
+    ) -> None:
+        """Store, link and tag. Raises 404 MANIFEST_BLOB_UNKNOWN where a child is missing, and 403
+        DENIED where the tag is `immutable` and another digest already.
+        """
         ...
 
     async def delete(self, reference: Reference) -> None:

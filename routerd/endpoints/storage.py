@@ -127,8 +127,17 @@ class StorageEndpoint:
             return True
         return await self._store.index.add_blob_link(self._scope(repository), digest)
 
-    async def put_manifest(self, reference: Reference, manifest: Manifest, created_by: str) -> None:
-        """Store, link and tag. Raises 404 MANIFEST_BLOB_UNKNOWN where what it lists is missing."""
+    async def put_manifest(
+        self,
+        reference: Reference,
+        manifest: Manifest,
+        created_by: str,
+        *,
+        immutable: bool = False,
+    ) -> None:
+        """Store, link and tag. Raises 404 MANIFEST_BLOB_UNKNOWN where what it lists is missing, and
+        403 DENIED where the tag is `immutable` and another digest already.
+        """
         repository = reference.repository
         for blob in manifest.required_blobs:
             if not await self.has_blob(repository, blob.digest):
@@ -143,6 +152,7 @@ class StorageEndpoint:
             tag=reference.tag,
             validated_at=self._clock(),
             created_by=created_by,
+            immutable=immutable,
         )
 
     async def delete(self, reference: Reference) -> None:

@@ -77,6 +77,13 @@ class CachedEndpoint:
         self.store.index.pulls.note(wanted.scope, digest, LinkKind.MANIFEST)
         return ManifestAnswer(served.manifest, self._source(step, served.result, served.ttl))
 
+    async def refresh(self, step: Step, reference: Reference, request: Request) -> ManifestAnswer:
+        """The manifest as upstream has it now, whatever is stored (config-language.md 4)."""
+        there = Reference(step.repository, reference.tag, reference.digest)
+        wanted = Wanted(self.scope(step.repository), there, step.cache, request)
+        served = await self._manifests.refresh(wanted)
+        return ManifestAnswer(served.manifest, self._source(step, served.result, served.ttl))
+
     async def blob_facts(self, step: Step, digest: Digest, request: Request) -> BlobFacts:
         """The size, from what is stored or coming in, else by one HEAD upstream."""
         scope = self.scope(step.repository)
@@ -138,8 +145,9 @@ class CachedEndpoint:
         if handle is None and await self._is_stored(digest):
             # Another repository of this endpoint has it, or another account saw it: here it is seen
             # once upstream says that it is there as well (config-language.md 3, "Content is shared,
-            # sight is not").
-            await self._size(scope, step, digest, request)
+            # sight is not"). Says now: what a HEAD told before may be from before a purge, by
+            # whichever process.
+            await self._endpoint.blob_size(step.repository, digest, request.via)
             await self.store.index.add_blob_link(scope, digest)
             handle = await self.store.open(scope, digest)
         return handle

@@ -29,8 +29,7 @@ from routerd.runtime.tasks import Tasks
 log = structlog.get_logger("routerd.cache")
 
 MANIFESTS_IN_MEMORY = 32 * 1024 * 1024  # bytes of manifest bodies kept parsed, an endpoint
-MISSING_IN_MEMORY = 10_000  # names of which upstream said that there is nothing
-MISSING_DIGEST_SECONDS = 2.0  # how long that is believed of a digest (config-language.md 4)
+MISSING_DIGEST_SECONDS = 2.0  # how long a 404 for a digest is believed (config-language.md 4)
 
 _AT_ONCE = {
     Verdict.FRESH: Result.HIT,
@@ -51,17 +50,21 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A manifest that is asked for: its scope, its name at the endpoint, by which policy, for whom."""
+    """A manifest that is asked for: its scope, its name at the endpoint, by which policy, for whom.
+
+    `refresh`: an operator says that upstream is right, also about an immutable tag.
+    """
 
     scope: Scope
     reference: Reference
     policy: CachePolicy
     request: Request
+    refresh: bool = False
 
     @property
-    def key(self) -> tuple[Scope, str]:
+    def key(self) -> tuple[Scope, str, bool]:
         """Who has the same key waits for the same answer."""
-        return self.scope, self.reference.in_path
+        return self.scope, self.reference.in_path, self.refresh
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +92,7 @@ class CachedManifests:
         self._tasks = tasks
         self._clock = clock
         self._standing = standing
-        self._flights: SingleFlight[tuple[Scope, str], _Outcome] = SingleFlight(tasks)
-        self._missing: LRUCache[tuple[Scope, str], float] = LRUCache(MISSING_IN_MEMORY)
+        self._flights: SingleFlight[tuple[Scope, str, bool], _Outcome] = SingleFlight(tasks)
         self._parsed: LRUCache[tuple[Digest, str], Manifest] = LRUCache(
             MANIFESTS_IN_MEMORY, getsizeof=lambda manifest: len(manifest.body)
         )
@@ -103,15 +105,23 @@ class CachedManifests:
         stored = await self._stored(wanted.scope, wanted.reference.digest)
         if stored is not None:
             return Served(stored, Result.HIT)
-        self._refuse_missing(wanted, MISSING_DIGEST_SECONDS)
+        await self._refuse_missing(wanted, MISSING_DIGEST_SECONDS)
         outcome = await self._ask_once(wanted, None)
         return Served(outcome.manifest, outcome.result)
+
+    async def refresh(self, wanted: Wanted) -> Served:
+        """Ask upstream now, however fresh the entry is. Raises EndpointError; what is stored then
+        stays as it was.
+        """
+        tag = wanted.reference.tag
+        entry = None if tag is None else await self._store.index.tag(wanted.scope, tag)
+        return await self._ask(replace(wanted, refresh=True), entry)
 
     async def _tagged(self, wanted: Wanted, tag: Tag) -> Served:
         entry = await self._store.index.tag(wanted.scope, tag)
         stored = None if entry is None else await self._stored(wanted.scope, entry.digest)
         if entry is None or stored is None:
-            self._refuse_missing(wanted, wanted.policy.negative_ttl.value)
+            await self._refuse_missing(wanted, wanted.policy.negative_ttl.value)
             return await self._ask(wanted, entry)
         freshness = self._assess(wanted, entry, tag)
         if freshness.verdict is Verdict.FAILED:
@@ -207,10 +217,10 @@ class CachedManifests:
         tag = wanted.reference.tag
         if entry is None or tag is None:
             if is_gone:
-                self._missing[wanted.key] = now
+                await self._note_missing(wanted)
         elif is_gone and not self._assess(wanted, entry, tag).usable_when_gone:
             await self._store.index.delete_tag(wanted.scope, tag)
-            self._missing[wanted.key] = now
+            await self._note_missing(wanted)
         elif reason is not Fallback.DENIED:
             gone_at = now if is_gone and entry.gone_at is None else entry.gone_at
             await self._write_down(wanted, replace(entry, checked_at=now, gone_at=gone_at))
@@ -228,7 +238,7 @@ class CachedManifests:
         tag, digest = wanted.reference.tag, found.descriptor.digest
         if entry is None or tag is None or digest == entry.digest:
             return
-        if not wanted.policy.is_immutable(tag):
+        if wanted.refresh or not wanted.policy.is_immutable(tag):
             return
         message = (
             f"{wanted.reference} is immutable by policy and was {entry.digest}; "
@@ -237,8 +247,15 @@ class CachedManifests:
         log.error("an immutable tag was changed upstream", why=message)
         raise EndpointError(Fallback.UNAVAILABLE, Code.UNAVAILABLE, message, status=502)
 
-    def _refuse_missing(self, wanted: Wanted, seconds: float) -> None:
-        answered_at = self._missing.get(wanted.key)
+    async def _note_missing(self, wanted: Wanted) -> None:
+        try:
+            await self._store.index.note_negative(wanted.scope, wanted.reference.in_path)
+        except StoreFull as error:
+            log.error("404 not written down", reference=str(wanted.reference), why=error.message)
+
+    async def _refuse_missing(self, wanted: Wanted, seconds: float) -> None:
+        """In the index, not in memory: what one process was told counts for all."""
+        answered_at = await self._store.index.negative(wanted.scope, wanted.reference.in_path)
         if answered_at is not None and 0 <= self._clock() - answered_at < seconds:
             message = f"{self._endpoint.name} had no {wanted.reference} a moment ago"
             raise EndpointError(Fallback.NOT_FOUND, Code.MANIFEST_UNKNOWN, message)

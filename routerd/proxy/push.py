@@ -74,7 +74,8 @@ class Push:
         step, target = self._target(self._table.decide(reference, Action.PUSH, request.caller))
         await self._bring_over(reference.repository, step, target, manifest, request, NESTING_LIMIT)
         there = Reference(step.repository, reference.tag, reference.digest)
-        await target.put_manifest(there, manifest, request.created_by)
+        immutable = reference.tag is not None and step.cache.is_immutable(reference.tag)
+        await target.put_manifest(there, manifest, request.created_by, immutable=immutable)
 
     async def delete(self, reference: Reference, request: Request) -> None:
         """Remove a tag or a manifest. Raises RegistryError."""

@@ -24,6 +24,7 @@ from routerd.endpoints.base import Endpoint, EndpointContext
 from routerd.endpoints.registry import lookup_type
 from routerd.proxy.audit import AuditTrail
 from routerd.proxy.cached import CachedEndpoint
+from routerd.proxy.checking import keep_watch
 from routerd.proxy.direct import DirectEndpoint
 from routerd.proxy.freshness import Standing
 from routerd.proxy.identity import claim_content, claim_directory
@@ -60,12 +61,23 @@ class Service:
     warm: Warm
     audit: AuditTrail | None
     name: str
+    stores: Mapping[str, DirectoryStore]  # by the storage endpoint's name
+    readers: Mapping[str, Reader]  # by the endpoint's name
 
     def __init__(
-        self, policy: Policy, clock: Callable[[], float] = time.time, *, shared: bool = False
+        self,
+        policy: Policy,
+        clock: Callable[[], float] = time.time,
+        *,
+        shared: bool = False,
+        background: bool = True,
     ) -> None:
+        """`shared`: with other processes, see `DirectoryStore`. `background` False: for a command
+        that does one thing and leaves; it keeps no audit trail, it is nobody's client.
+        """
         self.policy = policy
-        self._shared = shared  # with other processes: see `DirectoryStore`
+        self._shared = shared
+        self._background = background
         self._clock = clock  # UTC seconds
         self.tasks = Tasks()
         self._stack = AsyncExitStack()
@@ -94,7 +106,7 @@ class Service:
             named = await run_blocking(_kept_name, policy.server.data)
         self.name = named
         self.audit = await self._open_audit()
-        stores: dict[str, ContentStore] = {}
+        stores: dict[str, DirectoryStore] = {}
         for spec in policy.endpoints.values():
             if spec.store_path is not None:
                 stores[spec.name] = await self._open_store(spec, spec.store_path)
@@ -116,6 +128,9 @@ class Service:
                 readers[spec.name] = DirectEndpoint(endpoint, own)
         for name, store in stores.items():
             self._look_after(name, store, endpoints)
+        self.stores, self.readers = stores, readers
+        if self._background:
+            keep_watch(stores, self.tasks)
         self.pull = Pull(policy.table, readers)
         self.push = Push(policy.table, endpoints, self.pull)
         self.prefetcher = Prefetcher(readers, self.tasks)
@@ -126,21 +141,21 @@ class Service:
 
     def _keep_warm(self, endpoints: Mapping[str, Endpoint]) -> None:
         policy = self.policy
-        if policy.warm:
+        if policy.warm and self._background:
             lock = LockFile(policy.server.data / LOCK_FILE)
             schedule = WarmSchedule(policy.warm, self.warm, policy.table, endpoints, lock)
             self.tasks.spawn("warm schedule", schedule.run())
 
     async def _open_audit(self) -> AuditTrail | None:
         settings = self.policy.server.audit
-        if settings is None:
+        if settings is None or not self._background:
             return None
         trail = AuditTrail(DayFiles(settings.file, settings.keep), self._clock)
         await trail.open()
         self._stack.push_async_callback(trail.aclose)
         return trail
 
-    async def _open_store(self, spec: EndpointSpec, path: Path) -> ContentStore:
+    async def _open_store(self, spec: EndpointSpec, path: Path) -> DirectoryStore:
         if not self._shared:
             await run_blocking(claim_directory, path, spec)
         store = DirectoryStore(path, self._clock, limits=spec.limits, shared=self._shared)
@@ -158,7 +173,8 @@ class Service:
             if spec.cache_store == name and spec.store_path is None
         }
         store.capacity.retain = retain_by(cached)
-        self.tasks.spawn(f"upkeep of {name}", Upkeep(store, self._clock).run())
+        if self._background:
+            self.tasks.spawn(f"upkeep of {name}", Upkeep(store, self._clock).run())
 
     async def _cached(
         self, spec: EndpointSpec, endpoint: Endpoint, store: ContentStore, fetches: FetchTable

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 from routerd.oci.errors import RegistryError
 from routerd.oci.platform import Platform
@@ -90,11 +90,6 @@ async def feed(
         fetching.result()  # raises what nobody expected
     finally:
         await tasks.aclose(grace=0)
-
-
-def plain(row: Row) -> dict[str, Any]:
-    """The row as JSON has it."""
-    return {"kind": row.kind, **asdict(row)}
 
 
 def _moved(event: WarmEvent) -> Moved:

@@ -34,6 +34,14 @@ def write_all(fd: int, chunks: Sequence[bytes | bytearray]) -> None:
             views[0] = views[0][written:]
 
 
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a whole file, durably; its name is not yet (`publish`)."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def sync_directory(path: Path) -> None:
     """Make the entries of a directory durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

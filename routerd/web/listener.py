@@ -13,7 +13,9 @@ import asyncio
 import contextlib
 import logging
 import socket
+import sys
 from collections.abc import Sequence
+from typing import Any
 
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.task_group import TaskGroup
@@ -38,6 +40,9 @@ HEADER_LIMIT = 64 * 1024  # bytes of request line and headers; registry tokens a
 TAKES_NOTHING_SECONDS = 600.0
 CUT_SECONDS = 1.0  # for connections to end once they are cancelled
 
+# The name of a Unix socket is removed by who made it: other workers may listen there.
+_KEEP_NAME: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+
 log = logging.getLogger("routerd.listener")
 
 
@@ -51,7 +56,9 @@ async def listen(
     listener = _Listener(app)
     servers = [
         await (
-            asyncio.start_unix_server(listener.serve, sock=each.dup(), backlog=BACKLOG)
+            asyncio.start_unix_server(
+                listener.serve, sock=each.dup(), backlog=BACKLOG, **_KEEP_NAME
+            )
             if each.family == socket.AF_UNIX
             else asyncio.start_server(listener.serve, sock=each.dup(), backlog=BACKLOG)
         )

@@ -1,8 +1,8 @@
 """Several worker processes on one data directory: started, watched, started again, drained.
 
-Owns the processes and the locks of the stores, which it holds for all of them. Does not own what a
-worker does (`worker.py`) or binding (`sockets.py`). It runs no event loop and no threads, so that
-each worker is forked from a process that is nothing but the compiled policy and open sockets; what
+Owns the processes, and for all of them the control socket and the locks of the stores. Does not own
+what a worker does (`worker.py`) or binding (`sockets.py`). It runs no event loop and no threads, so
+that each worker is forked from a process that is nothing but the compiled policy and open sockets; what
 workers have to agree on they find in the stores' indexes.
 """
 
@@ -22,6 +22,7 @@ import structlog
 from routerd.config.compile import Policy
 from routerd.content.directory import hold
 from routerd.content.errors import StoreError
+from routerd.web.control import controlled
 from routerd.web.worker import TERMINATION_SECONDS, prepare, work
 
 log = structlog.get_logger("routerd.supervisor")
@@ -46,6 +47,7 @@ class Supervisor:
         self._policy = policy
         self._registry = registry
         self._admin = admin
+        self._control: socket.socket | None = None
         self._workers: dict[int, float] = {}  # process id -> when it was started
         self._failures = 0  # in a row
         self._restarts: list[float] = []  # when the missing ones are started; time.monotonic()
@@ -57,6 +59,8 @@ class Supervisor:
             self._prepare()
             for path in self._policy.stores:
                 stack.callback(os.close, hold(path))
+            # Made once, and before a worker is: each of them serves it.
+            self._control = stack.enter_context(controlled(self._policy.server.data))
             former = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
             stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, former)
             for _ in range(self._policy.server.workers):
@@ -90,7 +94,9 @@ class Supervisor:
             self._start()
 
     def _start(self) -> None:
-        pid = _fork(lambda: work(self._policy, self._registry, self._admin))
+        control = self._control
+        assert control is not None, "`run` has made it"
+        pid = _fork(lambda: work(self._policy, self._registry, self._admin, control))
         self._workers[pid] = time.monotonic()
 
     def _reap(self, now: float) -> None:

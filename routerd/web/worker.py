@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,6 +27,7 @@ from routerd.content.errors import StoreError
 from routerd.proxy.service import Service
 from routerd.runtime.tasks import Tasks
 from routerd.web.app import create_admin_app, create_app
+from routerd.web.control import controlled, serve_control
 from routerd.web.health import Health, State
 from routerd.web.listener import listen
 from routerd.web.sockets import ListenError
@@ -47,13 +49,18 @@ def serve_alone(
     policy: Policy, registry: Sequence[socket.socket], admin: Sequence[socket.socket]
 ) -> None:
     """Be the only worker, until SIGTERM or SIGINT. Raises ListenError, StoreError."""
-    _run(Worker(policy, registry, admin, shared=False))
+    _run(Worker(policy, registry, admin))
 
 
-def work(policy: Policy, registry: Sequence[socket.socket], admin: Sequence[socket.socket]) -> int:
+def work(
+    policy: Policy,
+    registry: Sequence[socket.socket],
+    admin: Sequence[socket.socket],
+    control: socket.socket,
+) -> int:
     """Be one of several workers, until SIGTERM; the exit status."""
     try:
-        _run(Worker(policy, registry, admin, shared=True))
+        _run(Worker(policy, registry, admin, control))
     except (ListenError, StoreError) as error:
         log.error("this worker cannot serve", why=str(error))
         return 1
@@ -106,11 +113,12 @@ class Worker:
         policy: Policy,
         registry: Sequence[socket.socket],
         admin: Sequence[socket.socket],
-        *,
-        shared: bool,
+        control: socket.socket | None = None,
     ) -> None:
+        """`control`: the control socket, which the supervisor of several workers has made."""
         self._policy = policy
-        self._shared = shared
+        self._control = control
+        self._shared = control is not None
         self._registry = registry
         self._admin = admin
         self._health = Health()
@@ -127,11 +135,15 @@ class Worker:
         tasks = Tasks()
         try:
             async with Service(self._policy, shared=self._shared) as service:
-                await self._serve(service, tasks)
+                with ExitStack() as stack:
+                    control = self._control
+                    if control is None:
+                        control = stack.enter_context(controlled(self._policy.server.data))
+                    await self._serve(service, tasks, control)
         finally:
             await tasks.aclose(grace=0)
 
-    async def _serve(self, service: Service, tasks: Tasks) -> None:
+    async def _serve(self, service: Service, tasks: Tasks, control: socket.socket) -> None:
         admin = tasks.spawn(
             "admin listener",
             listen(create_admin_app(self._health), self._admin, self._ended, TERMINATION_SECONDS),
@@ -141,6 +153,7 @@ class Worker:
             "registry listener",
             listen(create_app(service, self._health), self._registry, self._stop, drain),
         )
+        operator = tasks.spawn("control socket", serve_control(service, control, self._ended))
         stopping = tasks.spawn("stop signal", self._stop.wait())
         self._warn_of_itself()
         self._health.state = State.READY
@@ -166,7 +179,7 @@ class Worker:
         )
         self._ended.set()
         worker.cancel()
-        await asyncio.wait({worker, admin}, timeout=TERMINATION_SECONDS)
+        await asyncio.wait({worker, admin, operator}, timeout=TERMINATION_SECONDS)
         log.info("stopped")
         if failed:
             raise ListenError("a listener ended although nobody stopped it; see the log")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,15 +15,11 @@ import pytest
 
 from lab.process import environment
 from lab.routerd import COMMAND, Routerd
-from routerd.cli.warmsource import CONTROL_SOCKET
 from routerd.config.compile import load_policy
 from routerd.endpoints.registry import lookup_type
-from routerd.oci.errors import Code, RegistryError
 from routerd.proxy.service import Service
 from routerd.runtime.tasks import Tasks
-from routerd.web import warming
-from routerd.web.app import Application
-from routerd.web.listener import listen
+from routerd.web.control import SOCKET, controlled, serve_control
 from upstream import Script, Upstream, digest_of, image, upstream
 from wire import Wire
 
@@ -79,23 +74,14 @@ def lines(out: str) -> list[dict[str, Any]]:
 
 
 @asynccontextmanager
-async def controlled(policy: Path) -> AsyncIterator[None]:
-    """A server with a control socket, as far as warming goes."""
+async def served(policy: Path) -> AsyncIterator[None]:
+    """A server, as far as its control socket goes."""
     found = load_policy(policy, environment={}, types=lookup_type).policy
     assert found is not None
     tasks, stop = Tasks(), asyncio.Event()
     async with Service(found) as service:
-
-        async def view(call: Any) -> Any:
-            if (call.method, call.path) != ("POST", warming.PATH):
-                raise RegistryError(Code.UNSUPPORTED, "only to warm", status=404)
-            return await warming.warm(call, service)
-
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(str(found.server.data / CONTROL_SOCKET))
-            listener.listen()
-            listener.setblocking(False)
-            tasks.spawn("control", listen(Application(view), [listener], stop, 1.0))
+        with controlled(found.server.data) as control:
+            tasks.spawn("control", serve_control(service, control, stop))
             try:
                 yield
             finally:
@@ -124,9 +110,6 @@ async def test_on_a_stopped_servers_data_it_fetches_by_itself(
         reply = await Wire(server.port).get(f"/v2/library/app/blobs/{digest_of(layer)}")
         assert reply.body == layer
         assert reply.headers["cache-status"] == "routerd; hit"
-        status, _, err = await run("app:1", "--config", policy)
-        assert status == 1
-        assert "in use by another server" in err
     finally:
         server.kill()
 
@@ -137,7 +120,7 @@ async def test_a_running_server_fetches_where_it_has_a_control_socket(
     layers = {name: serve_image(hub, name) for name in ("one", "two")}
     listed = policy.with_name("list")
     listed.write_text("# ours\nlibrary/two:1   # the second\n\nnone:1\n")
-    async with controlled(policy):
+    async with served(policy):
         status, out, _ = await run(
             "one:1", "--file", listed, "--config", policy, "--format", "json"
         )
@@ -151,7 +134,7 @@ async def test_who_hangs_up_stops_the_fetching(hub: Upstream, policy: Path) -> N
     first, second = serve_image(hub, "one"), serve_image(hub, "two")
     gate = asyncio.Event()
     hub.blob("library/one", first, gate=gate)
-    async with controlled(policy):
+    async with served(policy):
         process = await asyncio.create_subprocess_exec(
             COMMAND, "cache", "warm", "one:1", "two:1", "--config", policy, "--format", "json",
             env=environment(), stdout=asyncio.subprocess.PIPE,
@@ -216,12 +199,11 @@ async def test_a_wrong_use_is_named(policy: Path, words: tuple[str, ...], why: s
      b'{"references": ["a"], "platforms": ["linux"]}', b"[" * 100_000],
 )  # fmt: skip
 async def test_a_request_that_is_none_is_refused(policy: Path, body: bytes) -> None:
-    async with controlled(policy):
-        path = policy.parent / "data" / CONTROL_SOCKET
+    async with served(policy):
+        path = policy.parent / "data" / SOCKET
         reader, writer = await asyncio.open_unix_connection(str(path))
         head = f"POST /v1/warm HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
         answer = await asyncio.wait_for(reader.readuntil(b"}]}"), 20)
         writer.close()
     assert answer.startswith(b"HTTP/1.1 400 ")
-    assert b"not a request to warm" in answer

@@ -12,6 +12,10 @@ from pathlib import Path
 import pytest
 
 from lab.routerd import Routerd
+from routerd.cli.control import rows_of
+from routerd.config.compile import load_policy
+from routerd.endpoints.registry import lookup_type
+from routerd.web.control import SOCKET
 from upstream import Script, Upstream, digest_of, upstream
 from wire import Wire
 
@@ -206,3 +210,19 @@ async def test_a_running_transfer_ends_before_the_workers_do(hub: Upstream, two:
         assert await reader.readexactly(len(LAYER)) == LAYER
     writer.close()
     assert await asyncio.to_thread(two.process.wait, 15) == 0
+
+
+async def test_the_control_socket_is_every_workers_and_outlives_each(two: Routerd) -> None:
+    policy = load_policy(two.policy, environment={}, types=lookup_type).policy
+    assert policy is not None
+
+    def ask() -> list[str]:
+        return [row["store"] for row in rows_of(policy, "stat", {})]
+
+    for victim in workers(two):
+        assert await asyncio.to_thread(ask) == ["local"]
+        os.kill(victim, signal.SIGTERM)  # it drains, and may well tidy up behind itself
+        await until(lambda gone=victim: gone not in workers(two) and len(workers(two)) == 2)
+    assert await asyncio.to_thread(ask) == ["local"]
+    assert await asyncio.to_thread(two.stop) == 0
+    assert not (policy.server.data / SOCKET).exists()

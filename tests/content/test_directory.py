@@ -332,3 +332,24 @@ async def test_after_a_kill_at_any_moment_nothing_acknowledged_is_lost(tmp_path:
         assert Digest.of(file.read_bytes()).encoded == file.name
     assert files(path, "spool") == []
     await store.aclose()
+
+
+async def test_strangers_in_the_directory_are_left_alone_and_do_not_stop_a_start(
+    tmp_path: Path,
+) -> None:
+    store = DirectoryStore(tmp_path / "s")
+    await store.start()
+    digest = await put(store, DATA)
+    await store.aclose()
+    strangers = []
+    for folder in (".", "blobs", "blobs/sha256", "spool", "uploads", "quarantine", "backups"):
+        place = tmp_path / "s" / folder
+        (place / "directory").mkdir(parents=True)
+        (place / "notes.txt").write_text("mine")
+        strangers += [place / "directory", place / "notes.txt"]
+    again = DirectoryStore(tmp_path / "s")
+    await again.start()
+    assert await content(again, digest) == DATA
+    await again.back_up(at_once=True)
+    assert all(path.exists() for path in strangers)
+    await again.aclose()

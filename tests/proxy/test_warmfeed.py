@@ -10,7 +10,7 @@ from routerd.oci.errors import Code, RegistryError
 from routerd.oci.platform import Platform
 from routerd.oci.reference import Digest, Reference
 from routerd.proxy.warm import Report, Stage, Warmed, WarmEvent
-from routerd.proxy.warmfeed import Ended, Moved, feed, plain
+from routerd.proxy.warmfeed import Ended, Moved, feed
 
 ONE, TWO = Reference.parse("one:1"), Reference.parse("two:1")
 DIGEST = Digest.of(b"x")
@@ -56,14 +56,3 @@ async def test_who_stops_listening_stops_the_fetching() -> None:
     scripted.gate.set()
     await asyncio.sleep(0)
     assert scripted.begun == [ONE]
-
-
-async def test_rows_are_plain_values() -> None:
-    assert plain(Ended("r", "warm", "d", 1, 2, 3, ())) == {
-        "kind": "image", "reference": "r", "result": "warm", "digest": "d", "manifests": 1, "blobs": 2,
-        "bytes": 3, "failed": (),
-    }  # fmt: skip
-    assert plain(Moved("r", "c", "blob", "kept", 1, None, None)) == {
-        "kind": "content", "reference": "r", "content": "c", "part": "blob", "stage": "kept", "done": 1,
-        "size": None, "error": None,
-    }  # fmt: skip

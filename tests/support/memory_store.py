@@ -72,11 +72,12 @@ class MemoryStore:
         cache_control: str = "",
         etag: str = "",
         created_by: str = "",
+        immutable: bool = False,
     ) -> None:
         digest = manifest.descriptor.digest
         self.content[digest] = manifest.body
         entry = TagEntry(digest, validated_at, cache_control, etag)
-        await self.index.put_manifest(scope, manifest, tag, entry, created_by)
+        await self.index.put_manifest(scope, manifest, tag, entry, created_by, immutable=immutable)
 
     async def ingest(self) -> MemoryIngest:
         return MemoryIngest(self)

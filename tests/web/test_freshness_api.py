@@ -280,3 +280,34 @@ async def test_a_new_digest_never_comes_with_an_old_body(
         hub.paths[PATH] = moving
         clock.now += 61
         assert (await consistent(wire)).body == image(b"three")
+
+
+async def test_a_404_outlives_a_restart(serving: Serving, hub: Upstream, clock: Clock) -> None:
+    missing = "/v2/library/none/manifests/1"
+    async with serving(policy(hub), clock) as wire:
+        assert (await wire.get(missing)).status == 404
+    hub.manifest("library/none", "1", image(b"new"))
+    async with serving(policy(hub), clock) as wire:
+        assert (await wire.get(missing)).status == 404
+        assert hub.count("GET", missing) == 1
+        clock.now += 11
+        assert (await wire.get(missing)).status == 200
+
+
+async def test_a_clock_that_jumps_back_asks_again_and_serves_the_right_thing(
+    serving: Serving, hub: Upstream, clock: Clock
+) -> None:
+    missing = "/v2/library/none/manifests/1"
+    async with serving(policy(hub), clock) as wire:
+        await wire.get(PATH)
+        await wire.get(missing)
+        clock.now -= 30 * 86400
+        before = asked(hub)
+        again = await wire.get(PATH)
+        assert (again.status, again.body, asked(hub)) == (200, image(b"one"), before + 1)
+        assert (await wire.get(PATH)).headers["cache-status"].startswith("routerd; hit")
+        hub.manifest("library/none", "1", image(b"new"))
+        assert (await wire.get(missing)).status == 200, "a 404 of the future is not believed"
+        hub.paths[PATH] = answer(503)
+        clock.now -= 86400
+        assert (await wire.get(PATH)).status == 200

@@ -277,6 +277,7 @@ class DirectoryStore:
             if path.name not in known_uploads:
                 path.unlink()
         sync_directory(self._path / "uploads")
+        self._removed.tidy()
 
 
 def hold(path: Path) -> int:

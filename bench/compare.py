@@ -140,15 +140,15 @@ def requests_per_second(side: Side, reference: str) -> float:
     return float(found[1])
 
 
-def blob_mb_per_second(side: Side, digest: str, clients: int) -> float:
+def blob_mb_per_second(side: Side, digest: str, clients: int, size: int = BLOB_BYTES) -> float:
     """MB a second that all clients together received of one blob, sizes checked."""
     path = f"/v2/{REPOSITORY}/blobs/{digest}"
     load = HERE / "load.py"
     printed = run(
-        [sys.executable, load, str(side.port), path, str(clients), str(BLOB_BYTES)], seconds=120
+        [sys.executable, load, str(side.port), path, str(clients), str(size)], seconds=120
     )
     seconds = float(printed)
-    return clients * BLOB_BYTES / seconds / 1e6
+    return clients * size / seconds / 1e6
 
 
 def back_memory(directory: Path) -> None:

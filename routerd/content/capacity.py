@@ -16,7 +16,7 @@ from routerd.config.sizes import StorageLimits
 from routerd.content.database import Database
 from routerd.content.errors import StoreFull
 from routerd.content.links import Scope
-from routerd.content.retention import RetainOf
+from routerd.content.retention import GRACE, RetainOf
 from routerd.content.room import Disk, excess, shortage
 from routerd.content.stock import used_bytes
 from routerd.content.sweep import Sweeper, SweepReport
@@ -26,7 +26,9 @@ log = logging.getLogger("routerd.sweep")
 
 ROOM_TRIES = 50  # of a push to have room made, while another process sweeps
 ROOM_POLL_SECONDS = 0.2  # between two of them
-VAIN_SECONDS = 60.0  # after a sweep that could not free enough, until a push asks for another
+# After a sweep that could not free enough, until another one is tried for the same reason: what was
+# too young for it is old enough by then.
+VAIN_SECONDS = GRACE
 
 
 def keep_all(_scope: Scope) -> float | None:
@@ -78,15 +80,18 @@ class Capacity:
         return await self._sweeper.swept_at()
 
     async def relieve(self) -> SweepReport | None:
-        """Sweep if a limit is passed or a write has found the store full; None where neither is so."""
+        """Sweep if a limit is passed or a write has found the store full; None where neither is so, or
+        where a moment ago nothing more could be swept.
+        """
         is_full = self.pressed.is_set()
         self.pressed.clear()
         disk, used = await self._measure()
         need = shortage(self._limits, disk, used, is_full=is_full)
-        if need == 0:
+        if need == 0 or self._is_in_vain():
             return None
         report = await self.sweep(need)
         if report.size < need and not report.skipped:
+            self._vain = self._clock()
             log.warning(
                 "%s: %s bytes should be free, but only %s could be swept: the rest was pushed, "
                 "pinned or pulled a moment ago, or is not of this store",
@@ -100,7 +105,7 @@ class Capacity:
         """Make room for `size` bytes that are pushed, as far as `max_size` goes. Raises StoreFull."""
         if self._limits.max_size is None or await self._fits(size):
             return
-        if self._vain is None or not 0 <= self._clock() - self._vain < VAIN_SECONDS:
+        if not self._is_in_vain():
             for _ in range(ROOM_TRIES):
                 if not (await self._make_room(size)).skipped:
                     break
@@ -112,6 +117,9 @@ class Capacity:
             f"{size} bytes more do not fit into {self._path.name}: its max_size is "
             f"{self._limits.max_size}, and what was pushed or pinned is never swept"
         )
+
+    def _is_in_vain(self) -> bool:
+        return self._vain is not None and 0 <= self._clock() - self._vain < VAIN_SECONDS
 
     async def _make_room(self, size: int) -> SweepReport:
         disk, used = await self._measure()

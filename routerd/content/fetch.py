@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from routerd.content.download import Download, OpenSource, WrongContent
 from routerd.content.errors import StoreFull
@@ -21,11 +21,12 @@ from routerd.content.spool import Spool
 from routerd.content.store import ContentStore, Ingest, SpoolReplaced, Told
 from routerd.oci.errors import Code, RegistryError
 from routerd.oci.reference import Digest
-from routerd.runtime.blocking import run_blocking
+from routerd.runtime.blocking import finish_blocking, run_blocking
 from routerd.runtime.files import Part
 
 log = logging.getLogger("routerd.fetch")
 
+BROKEN = 502  # the status of what upstream said and should not have said
 HELD_BACK = 1  # bytes; what a reader lacks until the digest is right makes its blob incomplete
 # Between two looks at what another process fills: while it grows, and the longest when it does not.
 LOOK_SECONDS = 0.003
@@ -60,6 +61,7 @@ class Fetch:
         self._spool: Spool | None = None  # where it is filled here
         self._followed = 0  # bytes that another process has written
         self.has_begun = False  # upstream has answered, to whomever
+        self._answered = False  # to this process
         self._verified = False
         self._error: RegistryError | None = None  # readers raise it
         self._failure: RegistryError | None = None  # also one after readers have everything
@@ -82,6 +84,10 @@ class Fetch:
     def admits(self, scope: Scope) -> bool:
         """Whether it is proven that the scope may see it. Known once it has started."""
         return scope in self._admitted
+
+    def is_for(self, scope: Scope) -> bool:
+        """Whether its own outcome says whether the scope may see it."""
+        return scope == self.asked_in or scope in self._admitted
 
     async def admit(self, scope: Scope) -> None:
         """It is proven for this scope too, which gets its link when the download is complete."""
@@ -233,32 +239,56 @@ class Fetch:
     async def _fill(self, ingest: Ingest) -> None:
         told = self._file.told
         self.is_followed = False
-        self._spool = spool = Spool(ingest, self._announce)
-        if ingest.offset:
-            log.info("going on with the download of %s at byte %s", self.digest, ingest.offset)
+        self._spool = Spool(ingest, self._announce)
         size = None if told is None else told.size
 
         async def verify() -> None:
-            await spool.flush()
+            assert self._spool is not None
+            await self._spool.flush()
             if not await run_blocking(ingest.matches, self.digest):
                 raise WrongContent(f"upstream sent content that is not {self.digest}")
 
         if size is not None and ingest.offset == size:
             self._hear()  # nothing is missing but the verdict
             await verify()
+        elif ingest.offset:
+            await self._go_on(ingest, size, verify)
         else:
-            download = Download(self.digest, self._open_source, size, self._on_answer, verify)
-            await download.into(spool)
+            await self._download(None, verify)
         self._verified = True
         self._announce()
         # Readers have everything; what follows is only so that the next one finds it.
-        await self._file.tell(Told(self.asked_in.repository, spool.written, verified=True))
+        await self._file.tell(Told(self.asked_in.repository, ingest.offset, verified=True))
         scopes = set(self._admitted)
         await ingest.commit(self.digest, scopes)
         self._linked |= scopes
         await self._keep()
 
+    async def _go_on(
+        self, ingest: Ingest, size: int | None, verify: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Download what is missing of what an earlier download left, or all of it where upstream's
+        answer does not fit to that.
+        """
+        log.info("going on with the download of %s at byte %s", self.digest, ingest.offset)
+        try:
+            await self._download(size, verify)
+        except RegistryError as error:
+            if self._answered or error.status != BROKEN:
+                raise
+            log.warning("the download of %s is begun anew: %s", self.digest, error.message)
+            await finish_blocking(ingest.restart)
+            self.size = None
+            self._spool = Spool(ingest, self._announce)
+            await self._download(None, verify)
+
+    async def _download(self, size: int | None, verify: Callable[[], Awaitable[None]]) -> None:
+        assert self._spool is not None
+        download = Download(self.digest, self._open_source, size, self._on_answer, verify)
+        await download.into(self._spool)
+
     async def _on_answer(self, size: int | None) -> None:
+        self._answered = True
         self.size = size
         self._admitted.add(self.asked_in)
         await self._file.tell(Told(self.asked_in.repository, size))

@@ -8,12 +8,14 @@ decision content may have been pulled, pinned, listed by a new manifest or linke
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Set
+from collections.abc import Iterable, Set
+from typing import Any
 
 from sqlalchemy import (
     BindParameter,
     ColumnElement,
     Connection,
+    Select,
     Table,
     and_,
     bindparam,
@@ -28,6 +30,8 @@ from routerd.content import schema
 from routerd.content.links import LinkKind, Scope
 from routerd.content.retention import Held, Stock
 
+ROWS_AT_ONCE = 500
+
 _BLOBS, _LINKS, _EDGES, _PINS, _TAGS = (
     schema.blobs.c,
     schema.links.c,
@@ -40,20 +44,25 @@ _BLOBS, _LINKS, _EDGES, _PINS, _TAGS = (
 def read_stock(connection: Connection) -> Stock:
     """Everything that a decision needs. For 100,000 blobs about 40 MB, for a second or two."""
     sizes: dict[str, int] = {}
-    for digest, size in connection.execute(select(_BLOBS.digest, _BLOBS.size)):
+    for digest, size in _rows(connection, select(_BLOBS.digest, _BLOBS.size)):
         sizes[digest] = size
     scopes: dict[tuple[str, str], Scope] = {}  # and texts: once each, however many name them
     texts = {digest: digest for digest in sizes}
     kinds = {str(kind): kind for kind in LinkKind}
     links = []
     query = select(_LINKS.endpoint, _LINKS.repository, _LINKS.digest, _LINKS.kind, _LINKS.pulled_at)
-    for endpoint, repository, digest, kind, pulled_at in connection.execute(query):
+    for endpoint, repository, digest, kind, pulled_at in _rows(connection, query):
         scope = scopes.setdefault((endpoint, repository), Scope(endpoint, repository))
         links.append(Held(scope, texts.setdefault(digest, digest), kinds[kind], pulled_at))
     lists: dict[str, list[str]] = defaultdict(list)
-    for parent, child in connection.execute(select(_EDGES.parent, _EDGES.child)):
+    for parent, child in _rows(connection, select(_EDGES.parent, _EDGES.child)):
         lists[texts.setdefault(parent, parent)].append(texts.setdefault(child, child))
     return Stock(links, lists, sizes, _pinned(connection))
+
+
+def _rows(connection: Connection, query: Select[Any]) -> Iterable[Any]:
+    """By some at a time, since they are made in C, where the interpreter does not change threads."""
+    return connection.execute(query, execution_options={"yield_per": ROWS_AT_ONCE})
 
 
 def _pinned(connection: Connection) -> Set[tuple[Scope, str]]:

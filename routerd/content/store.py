@@ -58,6 +58,10 @@ class Ingest(Protocol):
         """Bytes that were written, also after commit; until `close`."""
         ...
 
+    def restart(self) -> None:
+        """Forget what was written, in place. Blocks."""
+        ...
+
     def claim(self) -> bool:
         """Be the only one, of all processes, that writes; False while another is. Blocks, since what
         others have written meanwhile is hashed.

@@ -8,6 +8,7 @@ finds a link and its bytes, or no link. Does not own the decision, or when a swe
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -22,7 +23,7 @@ from routerd.content.database import Database
 from routerd.content.errors import StoreFull
 from routerd.content.links import LinkKind
 from routerd.content.pulls import Pulls
-from routerd.content.retention import GRACE, Held, RetainOf, decide
+from routerd.content.retention import GRACE, Held, RetainOf, Verdict, decide
 from routerd.content.retention import Removal as Decided
 from routerd.runtime.blocking import finish_blocking, run_blocking
 
@@ -115,9 +116,7 @@ class Sweeper:
         await run_blocking(self._shelf.tidy)
         await self._written(self._pulls.flush)
         now = self._clock()
-        verdict = await self._database.read(
-            lambda c: decide(stock.read_stock(c), retain, now, need)
-        )
+        verdict = await self._database.read(lambda c: _verdict(c, retain, now, need))
         links: list[Held] = []
         sizes: list[int] = []
         forgotten = 0
@@ -192,6 +191,19 @@ class Sweeper:
         except StoreFull:
             await run_blocking(self._shelf.release_reserve)
             return await write()
+
+
+def _verdict(connection: Connection, retain: RetainOf, now: float, need: int) -> Verdict:
+    """Read and decide without the garbage collector: among so many rows, none of them in a cycle, each
+    of its full passes would stop the event loop for as long as a look at all of them takes.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return decide(stock.read_stock(connection), retain, now, need)
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _step(

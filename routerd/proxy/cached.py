@@ -132,6 +132,10 @@ class CachedEndpoint:
                 source = self._source(step, Result.HIT)
                 return BlobAnswer(digest, handle.size, source, handle.read, handle.aclose)
             running = self._fetches.find(self.store, scope.endpoint, digest)
+            if running is not None and not running.is_for(scope):
+                await self._size(scope, step, digest, request)  # sight, as in `_stored`
+                if self._fetches.find(self.store, scope.endpoint, digest) is not running:
+                    continue
             if running is None and self._fetches.completed != completed:
                 continue  # it may have come in since the store was asked
             answer = await self._joined(scope, step, digest, request, ahead=ahead)

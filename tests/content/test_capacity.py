@@ -17,6 +17,7 @@ from routerd.content.directory import DirectoryStore
 from routerd.content.errors import StoreFull
 from routerd.content.links import LinkKind, Scope
 from routerd.content.removal import RESERVE_BYTES
+from routerd.content.retention import GRACE
 from routerd.content.room import HYSTERESIS, NO_LIMITS, Disk, excess, shortage
 from routerd.oci.reference import Digest
 from stored import DATA, content, put, stream
@@ -178,7 +179,7 @@ async def test_a_sweep_in_vain_is_not_repeated_for_each_push(
             with pytest.raises(StoreFull):
                 await store.capacity.admit(200_000)
         assert sweeps == 1
-        clock.now += 61
+        clock.now += GRACE + 1
         with pytest.raises(StoreFull):
             await store.capacity.admit(200_000)
         assert sweeps == 2
@@ -198,6 +199,25 @@ async def test_a_cache_above_max_size_is_swept_below_it_and_some_more(
         assert report.blobs == 3
         assert await cached(store, digests) == [False] * 3 + [True] * 9
         assert await store.capacity.relieve() is None
+
+
+async def test_a_limit_that_cannot_be_met_is_said_once_in_a_while(
+    tmp_path: Path, clock: Clock, opening: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opening(tmp_path / "s", limits("1MB")) as store:
+        await put(store, b"p" * 900_000, PUSHED)
+        young = await keep(store, b"q" * 200_000)
+        assert await store.capacity.relieve() is not None
+        assert "only 0 could be swept" in caplog.text
+        for _ in range(3):
+            store.capacity.press()
+            await store.capacity.pressed.wait()
+            assert await store.capacity.relieve() is None
+        assert caplog.text.count("could be swept") == 1
+        clock.now += GRACE + 1
+        report = await store.capacity.relieve()
+        assert report is not None
+        assert (report.blobs, await cached(store, [young])) == (1, [False])
 
 
 async def test_without_a_policy_nothing_is_swept(tmp_path: Path, clock: Clock) -> None:

@@ -76,8 +76,8 @@ imports: $(DEVELOP)
 bench: $(DEVELOP)
 	@scripts/need-packages $(BENCH_PACKAGES)
 	$(BIN)/python bench/routing.py
-	PYTHONPATH=tests/support $(BIN)/python bench/sweep.py
 	PYTHONPATH=tests/support $(BIN)/python bench/compare.py
+	PYTHONPATH=tests/support $(BIN)/python bench/sweep.py
 
 lock: $(DEVELOP)
 	$(BIN)/python -m pip freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' \

@@ -22,7 +22,7 @@ BATCH = 512 * 1024  # bytes
 BATCH_SECONDS = 0.002
 # Batches of one hop, while more wait. Not to the end: with a slow disk that is the download's, and
 # every thread of the pool would be a download's.
-TURN = 2
+TURN = 4
 SMALL = 64 * 1024  # bytes; chunks are joined up to this, so that an upstream's crumbs cost nothing
 
 

@@ -81,9 +81,21 @@ class Database:
 
         return await run_blocking(read)
 
-    async def write(self, change: Callable[[Connection], T], *, silent: bool = False) -> T:
-        """`change` in a transaction of its own, on a thread; it moves the change counter, unless
-        it is a `silent` one, of something that nobody remembers.
+    async def write(self, change: Callable[[Connection], T]) -> T:
+        """`change` in a transaction of its own, on a thread; it moves the change counter.
+
+        Raises StoreFull.
+        """
+
+        def counted(connection: Connection) -> T:
+            result = change(connection)
+            connection.execute(update(schema.changes).values(value=schema.changes.c.value + 1))
+            return result
+
+        return await self.write_quietly(counted)
+
+    async def write_quietly(self, change: Callable[[Connection], T]) -> T:
+        """As `write`, for a change that makes no remembered look-up wrong: the counter stays.
 
         Raises StoreFull.
         """
@@ -91,12 +103,7 @@ class Database:
         def write() -> T:
             try:
                 with self._transaction() as connection:
-                    result = change(connection)
-                    if not silent:
-                        connection.execute(
-                            update(schema.changes).values(value=schema.changes.c.value + 1)
-                        )
-                    return result
+                    return change(connection)
             except OperationalError as error:
                 if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
                     raise StoreFull from error

@@ -39,8 +39,8 @@ from routerd.content.inventory import Inventory
 from routerd.content.layout import INDEX, blob_path, has_content, is_incoming
 from routerd.content.links import LinkKind, Scope, TagEntry
 from routerd.content.patrol import Patrol
+from routerd.content.purging import Purging
 from routerd.content.rebuild import Rebuild, Rebuilt
-from routerd.content.removal import Removal
 from routerd.content.schema import NewerIndex
 from routerd.content.troubles import why_not_opened
 from routerd.content.uploads import IngestUpload, UploadTable
@@ -75,9 +75,9 @@ class DirectoryStore:
         self._database = Database(path / "index.sqlite")
         self._lock: int | None = None
         self._uploads = UploadTable()
-        self.index = Index(self._database, clock)
+        self.index = Index(self._database, clock, lambda digest: self._blob(digest).exists())
         self.inventory = Inventory(self._database)
-        self.removal = Removal(self._database)
+        self.purging = Purging(self._database)
         self.verifier = Verifier(path, self._database)
         self.patrol = Patrol(path, self.verifier, clock)
 
@@ -216,7 +216,6 @@ class DirectoryStore:
             entry,
             created_by,
             immutable=immutable,
-            check=lambda: ingest.check(digest),
         )
 
     async def ingest(self) -> FileIngest:

@@ -7,6 +7,7 @@ Owns the failures that every floor above knows. Does not own what is wrong with 
 from __future__ import annotations
 
 from routerd.oci.errors import Code, RegistryError
+from routerd.oci.reference import Digest
 
 
 class StoreError(Exception):
@@ -24,3 +25,10 @@ class StoreFull(RegistryError):
         super().__init__(
             Code.DENIED, "there is no space left to store this; what is stored stays", status=507
         )
+
+
+class Vanished(RegistryError):
+    """What was about to be linked is not there: a sweep, or somebody's hand, was faster."""
+
+    def __init__(self, digest: Digest) -> None:
+        super().__init__(Code.UNAVAILABLE, f"{digest} was removed meanwhile; try again")

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 
 from routerd.content import schema
 from routerd.content.database import Database
+from routerd.content.errors import Vanished
 from routerd.content.links import Link, LinkKind, Scope, TagEntry
+from routerd.content.pins import Pins
 from routerd.content.statements import (
     add_edges,
     add_link,
@@ -23,6 +24,7 @@ from routerd.content.statements import (
     forget_negatives,
     in_any,
     in_scope,
+    is_stored,
     keys,
     know_blob,
     put,
@@ -38,16 +40,20 @@ from routerd.oci.reference import Digest, Tag
 NEGATIVES_LIMIT = 10_000  # 404s that are remembered; about 200 bytes each
 
 
-def nothing_to_check() -> None:
-    """For content whose presence needs no proof."""
-
-
 class Index:
     """The index of one store."""
 
-    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Callable[[], float] = time.time,
+        has_bytes: Callable[[Digest], bool] = lambda _digest: True,
+    ) -> None:
         self._database = database
         self._clock = clock
+        # Asked within transactions that write: who takes bytes away does it in one of its own.
+        self._has_bytes = has_bytes
+        self.pins = Pins(database, clock)
 
     # Reading
 
@@ -121,34 +127,30 @@ class Index:
     # Writing
 
     async def add_blob(
-        self,
-        digest: Digest,
-        size: int,
-        scopes: Iterable[Scope],
-        created_by: str,
-        check: Callable[[], None] = nothing_to_check,
+        self, digest: Digest, size: int, scopes: Iterable[Scope], created_by: str
     ) -> None:
-        """The bytes are durable: know them, and link them as a blob in `scopes`.
-
-        `check` is called within the transaction and raises where the bytes are gone again: who
-        removes bytes does so in a transaction as well.
-        """
+        """The bytes are durable: know them, and link them as a blob in `scopes`. Raises Vanished."""
         now = self._clock()
 
         def write(connection: Connection) -> None:
-            check()
+            self._require(digest)
             know_blob(connection, digest, size, now)
             for scope in scopes:
                 add_link(connection, scope, digest, LinkKind.BLOB, "", created_by, now)
 
         await self._database.write(write)
 
-    async def add_blob_link(self, scope: Scope, digest: Digest, created_by: str = "") -> None:
-        """Let the scope see a blob that is stored."""
+    async def add_blob_link(self, scope: Scope, digest: Digest, created_by: str = "") -> bool:
+        """Let the scope see a blob that is stored; False where it is not, or not any more."""
         now = self._clock()
-        await self._database.write(
-            lambda c: add_link(c, scope, digest, LinkKind.BLOB, "", created_by, now)
-        )
+
+        def write(connection: Connection) -> bool:
+            if not is_stored(connection, digest) or not self._has_bytes(digest):
+                return False
+            add_link(connection, scope, digest, LinkKind.BLOB, "", created_by, now)
+            return True
+
+        return await self._database.write(write)
 
     async def put_manifest(
         self,
@@ -159,17 +161,16 @@ class Index:
         created_by: str,
         *,
         immutable: bool = False,
-        check: Callable[[], None] = nothing_to_check,
     ) -> None:
         """The bytes are durable: know, link, list and tag the manifest, in one transaction.
 
-        `check` as in `add_blob`. Raises 403 DENIED where an immutable tag is another digest.
+        Raises Vanished, and 403 DENIED where an immutable tag is another digest.
         """
         now = self._clock()
 
         def write(connection: Connection) -> None:
-            check()
             digest = manifest.descriptor.digest
+            self._require(digest)
             if immutable and tag is not None:
                 refuse_other_tag(connection, scope, tag, digest)
             forget_negatives(connection, scope, [str(digest), *([tag] if tag else [])])
@@ -226,12 +227,16 @@ class Index:
 
         return await self._database.write(write)
 
-    async def mark_damaged(self, digest: Digest, is_still: Callable[[], bool]) -> None:
+    async def mark_damaged(self, digest: Digest, still: Callable[[], bool] = lambda: True) -> None:
         """The bytes are not what the index says: never serve them again.
 
-        `is_still` is called within the transaction: they may have come in again meanwhile.
+        `still`, asked in the transaction: whether that is so, and they did not come in anew.
         """
-        await self._database.write(lambda c: is_still() and set_state(c, digest, "damaged"))
+        await self._database.write(lambda c: still() and set_state(c, digest, "damaged"))
+
+    def _require(self, digest: Digest) -> None:
+        if not self._has_bytes(digest):
+            raise Vanished(digest)
 
     # Answers that there is nothing
 
@@ -250,32 +255,8 @@ class Index:
         that are not there must not make all others' look-ups slow.
         """
         now = self._clock()
-        await self._database.write(
-            lambda c: add_negative(c, scope, reference, now, NEGATIVES_LIMIT), silent=True
-        )
-
-    # Pins
-
-    async def pin(self, scope: Scope, reference: str) -> None:
-        """Keep what this tag or digest is from being swept."""
-        row: dict[str, Any] = {**keys(scope), "reference": reference, "created_at": self._clock()}
-        await self._database.write(lambda c: put(c, schema.pins, row))
-
-    async def unpin(self, scope: Scope, reference: str) -> bool:
-        """Take a pin away; False where there is none."""
-        where = (in_scope(schema.pins, scope), schema.pins.c.reference == reference)
-        return await self._database.write(
-            lambda c: c.execute(delete(schema.pins).where(*where)).rowcount > 0
-        )
-
-    async def pins(self) -> Sequence[tuple[Scope, str]]:
-        """Every pin: its scope, and the tag or digest."""
-        p = schema.pins.c
-        query = select(p.endpoint, p.repository, p.reference).order_by(*schema.pins.primary_key)
-        return await self._database.read(
-            lambda c: [
-                (Scope(row.endpoint, row.repository), row.reference) for row in c.execute(query)
-            ]
+        await self._database.write_quietly(
+            lambda c: add_negative(c, scope, reference, now, NEGATIVES_LIMIT)
         )
 
     # Uploads

@@ -68,9 +68,7 @@ class FileIngest:
     async def commit(self, digest: Digest, scopes: Iterable[Scope], created_by: str = "") -> None:
         """Make it durable and then visible as a blob in `scopes`. Raises 400 DIGEST_INVALID."""
         await self.keep(digest)
-        await self._index.add_blob(
-            digest, self.offset, scopes, created_by, lambda: self.check(digest)
-        )
+        await self._index.add_blob(digest, self.offset, scopes, created_by)
 
     async def keep(self, digest: Digest) -> None:
         """Make it durable under its name, which nobody knows yet. Raises 400 DIGEST_INVALID."""
@@ -87,15 +85,6 @@ class FileIngest:
                 raise StoreFull from error
             raise
         self._kept = True
-
-    def check(self, digest: Digest) -> None:
-        """Raises 503 UNAVAILABLE where what was kept is gone: a check or a sweep of the file that
-        had this name before was in its midst. To be called in the transaction that makes it visible.
-        """
-        if not self._place(digest).exists():
-            raise RegistryError(
-                Code.UNAVAILABLE, f"{digest} was removed while it came in: send it again"
-            )
 
     async def abort(self) -> None:
         """Forget what was written. After commit: nothing."""

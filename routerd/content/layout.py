@@ -25,6 +25,7 @@ REBUILDING = "index.rebuilding"
 _OURS = frozenset(
     {"format", "format.new", "lock", "blobs", "spool", "uploads"}
     | {QUARANTINE, BACKUPS, ASIDE, VERIFY, REBUILDING, f"{REBUILDING}-journal"}
+    | {"removed", "reserve", "sweep.lock", "swept"}  # what a sweep keeps there
     | {f"{REBUILDING}-wal", f"{REBUILDING}-shm", *INDEX_FILES}
 )
 _INCOMING = re.compile(r"[0-9a-f]{32}")  # the names of `directory.py`: random, in hex

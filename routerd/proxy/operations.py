@@ -16,8 +16,8 @@ from routerd.oci.errors import Code, RegistryError
 from routerd.oci.reference import Reference
 from routerd.proxy import holdings
 from routerd.proxy.checking import verify
+from routerd.proxy.copies import Copies
 from routerd.proxy.service import Service
-from routerd.proxy.upkeep import Upkeep
 
 Arguments = Mapping[str, Any]
 Row = dict[str, Any]
@@ -76,14 +76,14 @@ def _stat(service: Service, _arguments: Arguments) -> AsyncIterator[Any]:
     return holdings.stat(service.stores)
 
 
-Use = Callable[[Upkeep, Reference, str | None], AsyncIterator[Any]]
+Use = Callable[[Copies, Reference, str | None], AsyncIterator[Any]]
 
 
 def _on_copies(use: Use) -> Operation:
-    """A use case of `Upkeep`."""
+    """A use case of `Copies`."""
 
     def rows(service: Service, arguments: Arguments) -> AsyncIterator[Any]:
-        upkeep = Upkeep(service.policy.table, service.readers, service.stores)
+        upkeep = Copies(service.policy.table, service.readers, service.stores)
         return use(upkeep, _reference(service, arguments), arguments.get("endpoint"))
 
     return Operation(rows, {"reference": str, "endpoint": str}, frozenset({"reference"}))
@@ -105,9 +105,9 @@ async def _verify(service: Service, arguments: Arguments) -> AsyncIterator[Any]:
 OPERATIONS: Mapping[str, Operation] = {
     "ls": Operation(_ls, {"endpoint": str, "repository": str}),
     "stat": Operation(_stat, {}),
-    "purge": _on_copies(Upkeep.purge),
-    "refresh": _on_copies(Upkeep.refresh),
-    "pin": _on_copies(Upkeep.pin),
-    "unpin": _on_copies(Upkeep.unpin),
+    "purge": _on_copies(Copies.purge),
+    "refresh": _on_copies(Copies.refresh),
+    "pin": _on_copies(Copies.pin),
+    "unpin": _on_copies(Copies.unpin),
     "verify": Operation(_verify, {"store": str, "rate": (int, float)}),
 }

@@ -15,8 +15,8 @@ from routerd.config.settings import Policy
 from routerd.content.directory import DirectoryStore
 from routerd.content.errors import StoreError
 from routerd.oci.errors import Code, RegistryError
+from routerd.proxy.copies import CONFLICT
 from routerd.proxy.service import Service
-from routerd.proxy.upkeep import CONFLICT
 from routerd.runtime.blocking import run_blocking
 from routerd.runtime.files import sync_directory
 
@@ -47,7 +47,7 @@ async def rename(policy: Policy, old: str, new: str) -> Renamed:
     async with Service(policy, background=False) as service:
         for store in service.stores.values():
             try:
-                rows += await store.removal.rename_endpoint(old, new)
+                rows += await store.purging.rename_endpoint(old, new)
             except ValueError as error:
                 raise RegistryError(Code.DENIED, str(error), status=CONFLICT) from error
     if not rows and not moved:

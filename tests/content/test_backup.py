@@ -15,6 +15,7 @@ from routerd.content.backup import BACKUP_SECONDS, BACKUPS_KEPT, DamagedIndex, b
 from routerd.content.directory import DirectoryStore
 from routerd.content.errors import StoreError, StoreFull
 from routerd.content.links import LinkKind
+from routerd.oci.reference import Tag
 from stored import DATA, HERE, content, put
 
 
@@ -81,10 +82,10 @@ async def test_a_damaged_index_does_not_push_out_the_good_copies(tmp_path: Path)
     clock = Clock()
     store = await opened(tmp_path / "s", clock)
     for number in range(300):
-        await store.index.pin(HERE, f"tag-{number}")
+        await store.index.pins.add(HERE, Tag(f"tag-{number}"))
     good = await store.back_up()
     for number in range(300):
-        await store.index.pin(HERE, f"other-{number}")
+        await store.index.pins.add(HERE, Tag(f"other-{number}"))
     await store.aclose()
     index = tmp_path / "s" / "index.sqlite"
     data = bytearray(index.read_bytes())
@@ -112,7 +113,7 @@ async def spoiled(tmp_path: Path, how: str) -> Path:
     store = await opened(tmp_path / "s", Clock())
     await put(store, DATA)
     for number in range(300):
-        await store.index.pin(HERE, f"tag-{number}")
+        await store.index.pins.add(HERE, Tag(f"tag-{number}"))
     await store.back_up()
     await store.aclose()
     index = tmp_path / "s" / "index.sqlite"

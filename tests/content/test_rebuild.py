@@ -35,7 +35,7 @@ async def filled(root: Path, *, backup: bool = True) -> None:
         await put(store, data)
     await store.add_manifest(HERE, MANIFEST, tag=Tag("1"), validated_at=5.0, created_by="10.0.0.1")
     await put(store, b"cached", CACHED)
-    await store.index.pin(HERE, "1")
+    await store.index.pins.add(HERE, Tag("1"))
     if backup:
         await store.back_up(at_once=True)
     await put(store, b"later")
@@ -73,7 +73,7 @@ async def test_an_index_that_is_whole_loses_nothing(tmp_path: Path) -> None:
     entry = await store.index.tag(HERE, Tag("2"))
     assert entry is not None
     assert entry.validated_at == 6.0
-    assert await store.index.pins() == [(HERE, "1")]
+    assert [(p.scope, p.reference) for p in await store.index.pins.all()] == [(HERE, "1")]
     await store.aclose()
 
 

@@ -16,6 +16,7 @@ from routerd.content.backup import backups
 from routerd.content.layout import blob_path
 from routerd.content.patrol import read_round
 from routerd.endpoints.registry import lookup_type
+from routerd.oci.reference import Tag
 from routerd.proxy import checking
 from routerd.proxy.service import Service
 from stored import DATA, HERE, put
@@ -73,7 +74,7 @@ async def test_an_index_that_breaks_while_it_is_served_is_told_loudly(
     root = tmp_path / "data" / "local"
     async with service:
         for number in range(300):
-            await service.stores["local"].index.pin(HERE, f"tag-{number}")
+            await service.stores["local"].index.pins.add(HERE, Tag(f"tag-{number}"))
     with (root / "index.sqlite").open("r+b") as index:
         index.seek(-4096, os.SEEK_END)  # of the pins, which a start does not read
         index.write(os.urandom(4096))

@@ -77,7 +77,7 @@ class _Copy:
     step: Step | None  # None: by `--endpoint`, whatever the routes say
 
 
-class Upkeep:
+class Copies:
     """The use cases on the copies of one reference."""
 
     def __init__(
@@ -97,7 +97,7 @@ class Upkeep:
             await self._refuse_pinned(copy, reference)
         found = False
         for copy in copies:
-            went = await copy.store.removal.purge(copy.scope, _what(reference))
+            went = await copy.store.purging.purge(copy.scope, _what(reference))
             if went.tags or went.manifests or went.blobs:
                 found = True
                 yield Forgotten(
@@ -138,7 +138,7 @@ class Upkeep:
     async def pin(self, reference: Reference, endpoint: str | None) -> AsyncIterator[Pinned]:
         """Keep the cached copies from being swept, those to come included."""
         for copy in self._copies(reference, endpoint):
-            await copy.store.index.pin(copy.scope, reference.in_path)
+            await copy.store.index.pins.add(copy.scope, _what(reference))
             yield await _pinned(copy, reference, True)
 
     async def unpin(self, reference: Reference, endpoint: str | None) -> AsyncIterator[Pinned]:
@@ -146,7 +146,7 @@ class Upkeep:
         copies = self._copies(reference, endpoint)
         found = False
         for copy in copies:
-            if await copy.store.index.unpin(copy.scope, reference.in_path):
+            if await copy.store.index.pins.remove(copy.scope, _what(reference)):
                 found = True
                 yield await _pinned(copy, reference, False)
         if not found:
@@ -198,11 +198,11 @@ class Upkeep:
         names = {reference.in_path}
         if (digest := await _stored(copy, reference)) is not None:
             names.add(str(digest))
-        for scope, pinned in await copy.store.index.pins():
-            if scope == copy.scope and pinned in names:
+        for pin in await copy.store.index.pins.all():
+            if pin.scope == copy.scope and pin.reference in names:
                 raise RegistryError(
                     Code.DENIED,
-                    f"{reference} is pinned at {scope.endpoint} as {pinned}: unpin it first",
+                    f"{reference} is pinned at {pin.scope.endpoint} as {pin.reference}: unpin it first",
                     status=CONFLICT,
                 )
 

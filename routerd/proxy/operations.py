@@ -83,8 +83,8 @@ def _on_copies(use: Use) -> Operation:
     """A use case of `Copies`."""
 
     def rows(service: Service, arguments: Arguments) -> AsyncIterator[Any]:
-        upkeep = Copies(service.policy.table, service.readers, service.stores)
-        return use(upkeep, _reference(service, arguments), arguments.get("endpoint"))
+        copies = Copies(service.policy.table, service.readers, service.stores)
+        return use(copies, _reference(service, arguments), arguments.get("endpoint"))
 
     return Operation(rows, {"reference": str, "endpoint": str}, frozenset({"reference"}))
 

@@ -38,7 +38,6 @@ from routerd.content.backup import DamagedIndex, back_up
 from routerd.content.capacity import Capacity
 from routerd.content.database import Database
 from routerd.content.errors import StoreError, StoreFull, StoreInUse
-from routerd.content.forget import Removal
 from routerd.content.handle import FileHandle
 from routerd.content.health import Health, read_health
 from routerd.content.index import Index
@@ -47,6 +46,7 @@ from routerd.content.inventory import Inventory
 from routerd.content.layout import INDEX, blob_path, has_content, is_incoming
 from routerd.content.links import LinkKind, Scope, TagEntry
 from routerd.content.patrol import Patrol
+from routerd.content.purging import Purging
 from routerd.content.rebuild import Rebuild, Rebuilt
 from routerd.content.removal import RemovedFiles
 from routerd.content.room import NO_LIMITS
@@ -98,7 +98,7 @@ class DirectoryStore:
         sweeper = Sweeper(self._database, self.index.pulls, self._removed, clock)
         self.capacity = Capacity(path, limits, self._database, sweeper, clock)
         self.inventory = Inventory(self._database)
-        self.removal = Removal(self._database)
+        self.purging = Purging(self._database)
         self.verifier = Verifier(path, self._database)
         self.patrol = Patrol(path, self.verifier, clock)
 

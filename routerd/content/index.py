@@ -53,7 +53,7 @@ class Index:
     ) -> None:
         self._database = database
         self._clock = clock
-        # Asked within transactions that write: a sweep takes bytes away in one of its own.
+        # Asked within transactions that write: who takes bytes away does it in one of its own.
         self._has_bytes = has_bytes
         self.pulls = Pulls(database, clock)
         self.pins = Pins(database, clock)

@@ -24,8 +24,8 @@ REBUILDING = "index.rebuilding"
 
 _OURS = frozenset(
     {"format", "format.new", "lock", "blobs", "spool", "uploads"}
-    | {"removed", "reserve", "sweep.lock", "swept"}
     | {QUARANTINE, BACKUPS, ASIDE, VERIFY, REBUILDING, f"{REBUILDING}-journal"}
+    | {"removed", "reserve", "sweep.lock", "swept"}  # what a sweep keeps there
     | {f"{REBUILDING}-wal", f"{REBUILDING}-shm", *INDEX_FILES}
 )
 _INCOMING = re.compile(r"[0-9a-f]{32}")  # the names of `directory.py`: random, in hex

@@ -17,6 +17,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from sqlalchemy.exc import DatabaseError
+
+from routerd.content.errors import StoreError
 from routerd.content.layout import VERIFY
 from routerd.content.verify import Damage, Verifier
 from routerd.runtime.blocking import run_blocking
@@ -78,13 +81,20 @@ class Patrol:
         self._sleep = sleep
 
     async def run(self, on_damage: Callable[[Damage], None]) -> None:
-        """Check for ever, whenever a round is due and no other process is at it."""
+        """Check for ever, whenever a round is due and no other process is at it.
+
+        Raises StoreError, StoreFull and OSError, after which it can be begun again.
+        """
         while True:
             await self._sleep(PATROL_LOOK)  # the first time as well: who starts has better to do
             fd = await run_blocking(_claim, self._root / VERIFY)
             if fd is not None:
                 try:
                     await self._go_on(fd, on_damage)
+                except DatabaseError as error:
+                    raise StoreError(
+                        f"the index in {self._root} cannot be used: {error}"
+                    ) from error
                 finally:
                     os.close(fd)
 

@@ -54,6 +54,13 @@ def know_blob(connection: Connection, digest: Digest, size: int, now: float) -> 
     put(connection, schema.blobs, row)
 
 
+def is_stored(connection: Connection, digest: Digest) -> bool:
+    """Whether its bytes are known to be there and right."""
+    b = schema.blobs.c
+    query = select(b.digest).where(b.digest == str(digest), b.state == "stored")
+    return connection.execute(query).first() is not None
+
+
 def set_state(connection: Connection, digest: Digest, state: str) -> bool:
     """Change what is known of stored content; False where it is not stored."""
     b = schema.blobs.c
@@ -108,12 +115,6 @@ def add_link(
             index_elements=list(schema.links.primary_key), set_={"pulled_at": now}
         )
     )
-
-
-def is_stored(connection: Connection, digest: Digest) -> bool:
-    b = schema.blobs.c
-    query = select(b.digest).where(b.digest == str(digest), b.state == "stored")
-    return connection.execute(query).first() is not None
 
 
 def add_edges(connection: Connection, manifest: Manifest) -> None:

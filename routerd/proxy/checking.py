@@ -155,7 +155,7 @@ async def _check(name: str, store: DirectoryStore) -> None:
     while True:
         try:
             await store.patrol.run(on_damage)
-        except (StoreFull, OSError) as error:
+        except (StoreError, StoreFull, OSError) as error:
             log.error(
                 "the check of a store broke off and goes on later", store=name, why=str(error)
             )

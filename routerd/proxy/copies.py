@@ -99,7 +99,7 @@ class Copies:
             await self._refuse_pinned(copy, reference)
         found = False
         for copy in copies:
-            went = await copy.store.removal.purge(copy.scope, _what(reference))
+            went = await copy.store.purging.purge(copy.scope, _what(reference))
             if went.tags or went.manifests or went.blobs:
                 found = True
                 yield Forgotten(

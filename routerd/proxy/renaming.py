@@ -47,7 +47,7 @@ async def rename(policy: Policy, old: str, new: str) -> Renamed:
     async with Service(policy, background=False) as service:
         for store in service.stores.values():
             try:
-                rows += await store.removal.rename_endpoint(old, new)
+                rows += await store.purging.rename_endpoint(old, new)
             except ValueError as error:
                 raise RegistryError(Code.DENIED, str(error), status=CONFLICT) from error
     if not rows and not moved:

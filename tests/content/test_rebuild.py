@@ -73,7 +73,7 @@ async def test_an_index_that_is_whole_loses_nothing(tmp_path: Path) -> None:
     entry = await store.index.tag(HERE, Tag("2"))
     assert entry is not None
     assert entry.validated_at == 6.0
-    assert [(pin.scope, pin.reference) for pin in await store.index.pins.all()] == [(HERE, "1")]
+    assert [(p.scope, p.reference) for p in await store.index.pins.all()] == [(HERE, "1")]
     await store.aclose()
 
 

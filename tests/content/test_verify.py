@@ -14,7 +14,7 @@ import pytest
 
 from routerd.content import quarantine, verify
 from routerd.content.directory import DirectoryStore
-from routerd.content.errors import Vanished
+from routerd.content.errors import StoreError, Vanished
 from routerd.content.layout import blob_path
 from routerd.content.links import LinkKind, Scope
 from routerd.content.patrol import PATROL_EVERY, PATROL_LOOK, PATROL_RATE, Patrol, Round
@@ -284,3 +284,15 @@ async def test_a_damaged_index_is_told(store: DirectoryStore, tmp_path: Path) ->
     index.write_bytes(data)
     assert await store.verifier.index_problem() is not None
     shutil.rmtree(tmp_path / "store")
+
+
+async def test_a_background_check_that_cannot_use_the_index_says_so(
+    store: DirectoryStore, tmp_path: Path
+) -> None:
+    await store._database.write(lambda c: c.exec_driver_sql("DROP TABLE blob"))
+
+    async def at_once(_seconds: float) -> None:
+        pass
+
+    with pytest.raises(StoreError, match="cannot be used"):
+        await Patrol(tmp_path / "store", store.verifier, lambda: 0.0, at_once).run(lambda _: None)

@@ -38,7 +38,7 @@ class Purged:
     freed: int
 
 
-class Removal:
+class Purging:
     """Changes of one index that an operator asks for."""
 
     def __init__(self, database: Database) -> None:

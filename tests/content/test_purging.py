@@ -1,4 +1,4 @@
-"""removal.Removal and what the index remembers for every process: purges, names, 404s, pins."""
+"""purging.Purging and what the index remembers for every process: purges, names, 404s, pins."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 from routerd.content import index as index_module
 from routerd.content.database import Database
 from routerd.content.directory import DirectoryStore
-from routerd.content.forget import Removal
 from routerd.content.index import Index
 from routerd.content.links import LinkKind, Scope
+from routerd.content.purging import Purging
 from routerd.oci.manifest import OCI_INDEX, OCI_MANIFEST, Manifest
 from routerd.oci.reference import Tag
 from stored import HERE, THERE, content, put
@@ -51,16 +51,16 @@ async def test_a_purge_takes_what_only_it_needs(store: DirectoryStore) -> None:
     second = await add(store, image(b"b", b"shared"), "second")
     whole = await add(store, index_of(first, second), "all")
     await add(store, whole.body, "same")
-    once = await store.removal.purge(HUB, Tag("same"))
+    once = await store.purging.purge(HUB, Tag("same"))
     assert (once.tags, once.manifests, once.blobs, once.freed) == (1, 0, 0, 0)
-    gone = await store.removal.purge(HUB, Tag("all"))
+    gone = await store.purging.purge(HUB, Tag("all"))
     assert (gone.tags, gone.manifests, gone.blobs) == (1, 2, 1), "the index, one child, its blob"
     assert gone.freed == whole.descriptor.size + first.descriptor.size + 1
     assert await content(store, blobs[b"a"], HUB) is None
     for data in (b"b", b"shared"):
         assert await content(store, blobs[data], HUB) == data
     assert await store.manifest(HUB, second.descriptor.digest) == second
-    nothing = await store.removal.purge(HUB, Tag("all"))
+    nothing = await store.purging.purge(HUB, Tag("all"))
     assert (nothing.tags, nothing.manifests, nothing.blobs) == (0, 0, 0)
 
 
@@ -72,7 +72,7 @@ async def test_a_purge_of_a_digest_takes_its_tags_and_no_other_repository(
         for tag in ("1", "2"):
             await add(store, image(b"config"), tag, scope)
     digest = Manifest.parse(image(b"config"), OCI_MANIFEST).descriptor.digest
-    gone = await store.removal.purge(HUB, digest)
+    gone = await store.purging.purge(HUB, digest)
     assert (gone.tags, gone.manifests, gone.blobs, gone.freed) == (2, 1, 1, 0)
     assert await store.index.is_empty(HUB)
     assert await store.index.tags(HERE, "", 10) == ["1", "2"]
@@ -85,7 +85,7 @@ async def test_a_purge_by_another_process_counts_with_the_next_look(
     digest = manifest.descriptor.digest
     assert await store.index.link(HUB, digest, LinkKind.MANIFEST) is not None
     assert await store.index.tag(HUB, Tag("1")) is not None
-    await Removal(other).purge(HUB, Tag("1"))
+    await Purging(other).purge(HUB, Tag("1"))
     assert await store.index.link(HUB, digest, LinkKind.MANIFEST) is None
     assert await store.index.tag(HUB, Tag("1")) is None
 
@@ -101,7 +101,7 @@ async def test_a_404_counts_for_every_process_until_something_comes_in(
     await add(store, image(b"config"), "1")
     assert await elsewhere.negative(HUB, "1") is None
     assert await elsewhere.negative(HUB, "2") == 50
-    await store.removal.purge(HUB, Tag("2"))
+    await store.purging.purge(HUB, Tag("2"))
     assert await elsewhere.negative(HUB, "2") is None
 
 
@@ -125,16 +125,16 @@ async def test_a_renamed_endpoint_keeps_everything(store: DirectoryStore) -> Non
     await put(store, b"config", HUB)
     manifest = await add(store, image(b"config"), "1")
     await store.index.pins.add(HUB, Tag("1"))
-    assert await store.removal.rename_endpoint("hub", "mirror") == 4
+    assert await store.purging.rename_endpoint("hub", "mirror") == 4
     there = Scope("mirror", "library/app")
     assert await store.manifest(there, manifest.descriptor.digest) == manifest
     assert await store.index.tags(there, "", 10) == ["1"]
-    assert [(pin.scope, pin.reference) for pin in await store.index.pins.all()] == [(there, "1")]
+    assert [(p.scope, p.reference) for p in await store.index.pins.all()] == [(there, "1")]
     assert await store.index.is_empty(HUB)
-    assert await store.removal.rename_endpoint("hub", "mirror") == 0
+    assert await store.purging.rename_endpoint("hub", "mirror") == 0
     await put(store, b"config", HUB)
     with pytest.raises(ValueError, match="beside those of 'hub'"):
-        await store.removal.rename_endpoint("hub", "mirror")
+        await store.purging.rename_endpoint("hub", "mirror")
     assert await content(store, manifest.blobs[0].digest, HUB) == b"config"
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, and_, delete, exists, select, update
+from sqlalchemy import Connection, Table, and_, delete, exists, select, update
 
 from routerd.content import schema
 from routerd.content.statements import put
@@ -106,6 +106,22 @@ def claim(
     return Claim(found.since, found.veiled, taken, left, has_moved, is_hidden)
 
 
+def rename(connection: Connection, old: str, new: str) -> int:
+    """Give all that is stored under `old` to `new`, as an operator asks for; how many rows.
+
+    What it is goes along: the next claim by `new` finds out what that may show. Raises ValueError
+    where `new` has rows of its own.
+    """
+    for table in _TABLES:
+        if _has(connection, table, old) and _has(connection, table, new):
+            raise ValueError(f"the index has a {table.name} of '{new}' beside those of '{old}'")
+    # The new name's own says nothing, as nothing is stored under it, and would count.
+    f = schema.fingerprints
+    connection.execute(delete(f).where(f.c.endpoint == new))
+    moved = _move(connection, old, new)
+    return moved + _move_hidden(connection, old, new)
+
+
 def _found(connection: Connection, name: str, row: _Row) -> Claim:
     hidden = _read(connection, _VEIL + name)
     one, other = row.fingerprint, None if hidden is None else hidden.fingerprint
@@ -122,9 +138,15 @@ def _take_over(connection: Connection, old: str, name: str) -> bool:
     if theirs is not None and own is not None and not own.fingerprint.shows(theirs.fingerprint):
         return False
     _move(connection, old, name)
-    if _read(connection, _VEIL + name) is None:
-        _move(connection, _VEIL + old, _VEIL + name)
+    _move_hidden(connection, old, name)
     return True
+
+
+def _move_hidden(connection: Connection, old: str, new: str) -> int:
+    """One generation is kept, and what `new` has is right."""
+    if _read(connection, _VEIL + new) is not None:
+        return 0
+    return _move(connection, _VEIL + old, _VEIL + new)
 
 
 def _veil(connection: Connection, name: str, fingerprint: Fingerprint) -> None:
@@ -144,15 +166,22 @@ def _veil(connection: Connection, name: str, fingerprint: Fingerprint) -> None:
         _move(connection, aside, name)
 
 
-def _move(connection: Connection, old: str, new: str) -> None:
-    """Everything known of `old` becomes `new`'s; where both know something, `new` is right."""
+def _move(connection: Connection, old: str, new: str) -> int:
+    """Everything known of `old` becomes `new`'s; where both know something, `new` is right.
+
+    How many rows, but for the fingerprint.
+    """
+    moved = 0
     for table in (*_TABLES, schema.fingerprints):
         rest = [column for column in table.primary_key if column.name != "endpoint"]
         if table.c.endpoint.primary_key:
             other = table.alias()
             same = and_(other.c.endpoint == new, *(other.c[c.name] == c for c in rest))
             connection.execute(delete(table).where(table.c.endpoint == old, exists().where(same)))
-        connection.execute(update(table).where(table.c.endpoint == old).values(endpoint=new))
+        change = update(table).where(table.c.endpoint == old).values(endpoint=new)
+        went = connection.execute(change).rowcount
+        moved += 0 if table is schema.fingerprints else went
+    return moved
 
 
 def _forget(connection: Connection, name: str) -> None:
@@ -161,12 +190,12 @@ def _forget(connection: Connection, name: str) -> None:
 
 
 def _is_known(connection: Connection, name: str) -> bool:
-    return any(
-        connection.execute(
-            select(table.c.endpoint).where(table.c.endpoint == name).limit(1)
-        ).first()
-        for table in (schema.fingerprints, *_TABLES)
-    )
+    return any(_has(connection, table, name) for table in (schema.fingerprints, *_TABLES))
+
+
+def _has(connection: Connection, table: Table, name: str) -> bool:
+    query = select(table.c.endpoint).where(table.c.endpoint == name).limit(1)
+    return connection.execute(query).first() is not None
 
 
 def _read(connection: Connection, name: str) -> _Row | None:

@@ -1,7 +1,7 @@
 """Forgetting cached content by name, and calling an endpoint by another name.
 
 Owns what goes with a tag or a manifest that is forgotten in a scope. Does not own the bytes: what
-nobody sees any more goes with the sweep.
+nobody sees any more goes with the sweep. Nor which rows are an endpoint's (`identity.py`).
 """
 
 from __future__ import annotations
@@ -9,23 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, exists, func, select, update
+from sqlalchemy import Connection, delete, exists, func, select
 
 from routerd.content import schema
 from routerd.content.database import Database
+from routerd.content.identity import rename
 from routerd.content.links import LinkKind, Scope
 from routerd.content.statements import forget_negatives, in_scope
 from routerd.oci.reference import Digest, Tag
-
-# Every table that says whose a row is.
-_OF_AN_ENDPOINT = (
-    schema.links,
-    schema.tags,
-    schema.referrers,
-    schema.uploads,
-    schema.negatives,
-    schema.pins,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +43,7 @@ class Purging:
         """Give all rows of an endpoint to another name; how many. Raises ValueError where that has
         rows of its own.
         """
-        return await self._database.write(lambda c: _rename_endpoint(c, old, new))
+        return await self._database.write(lambda c: rename(c, old, new))
 
 
 def _purge(connection: Connection, scope: Scope, reference: Tag | Digest) -> Purged:
@@ -140,20 +131,3 @@ def _freed(connection: Connection, digest: str) -> int:
     )
     size: int = connection.execute(query).scalar_one()
     return size
-
-
-def _rename_endpoint(connection: Connection, old: str, new: str) -> int:
-    moved = 0
-    for table in _OF_AN_ENDPOINT:
-        has_old, has_new = (
-            connection.execute(select(table).where(table.c.endpoint == name).limit(1)).first()
-            for name in (old, new)
-        )
-        if has_old and has_new:
-            raise ValueError(f"the index has a {table.name} of '{new}' beside those of '{old}'")
-        change = update(table).where(table.c.endpoint == old).values(endpoint=new)
-        moved += connection.execute(change).rowcount
-    f = schema.fingerprints
-    connection.execute(delete(f).where(f.c.endpoint == new))
-    connection.execute(update(f).where(f.c.endpoint == old).values(endpoint=new))
-    return moved

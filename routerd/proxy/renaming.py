@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from routerd.config.settings import Policy
-from routerd.content.directory import DirectoryStore
 from routerd.content.errors import StoreError
+from routerd.content.rename import take_over_directory
 from routerd.oci.errors import Code, RegistryError
 from routerd.proxy.copies import CONFLICT
 from routerd.proxy.service import Service
 from routerd.runtime.blocking import run_blocking
-from routerd.runtime.files import sync_directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +59,4 @@ async def _move_directory(old: Path, new: Path) -> bool:
         return False  # moved already, by a run that was broken off
     if await run_blocking(new.exists):
         raise StoreError(f"{new} is there already: move it away if it holds nothing of value")
-    store = DirectoryStore(old)
-    await store.start()  # it is a store, and nobody has it open
-    await store.aclose()
-    await run_blocking(_move, old, new)
-    return True
-
-
-def _move(old: Path, new: Path) -> None:
-    old.rename(new)
-    sync_directory(new.parent)
+    return await run_blocking(take_over_directory, new, old)

@@ -10,11 +10,12 @@ import pytest
 from routerd.content import index as index_module
 from routerd.content.database import Database
 from routerd.content.directory import DirectoryStore
+from routerd.content.identity import Fingerprint
 from routerd.content.index import Index
 from routerd.content.links import LinkKind, Scope
 from routerd.content.purging import Purging
 from routerd.oci.manifest import OCI_INDEX, OCI_MANIFEST, Manifest
-from routerd.oci.reference import Tag
+from routerd.oci.reference import Digest, Tag
 from stored import HERE, THERE, content, put
 from upstream import digest_of, image
 
@@ -136,6 +137,19 @@ async def test_a_renamed_endpoint_keeps_everything(store: DirectoryStore) -> Non
     with pytest.raises(ValueError, match="beside those of 'hub'"):
         await store.purging.rename_endpoint("hub", "mirror")
     assert await content(store, manifest.blobs[0].digest, HUB) == b"config"
+
+
+async def test_a_renamed_endpoint_keeps_what_is_hidden_of_it(store: DirectoryStore) -> None:
+    seen = [Fingerprint("docker.io", frozenset(), frozenset({name})) for name in ("a", "b")]
+    await store.index.claim("hub", seen[0])
+    await put(store, b"config", HUB)
+    await store.index.claim("hub", seen[1])
+    await store.index.claim("mirror", seen[1])  # as the start does that the rename is done in
+    assert await store.purging.rename_endpoint("hub", "mirror") == 1
+    assert (await store.index.claim("mirror", seen[1])).veiled == "~mirror"
+    assert (await store.index.claim("mirror", seen[0])).is_hidden
+    there = Scope("mirror", "library/app")
+    assert await content(store, Digest.of(b"config"), there) == b"config"
 
 
 async def test_entries_are_tags_and_manifests_that_nothing_names(store: DirectoryStore) -> None:

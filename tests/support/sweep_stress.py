@@ -1,9 +1,10 @@
 """One process of the stress test of the sweep: fills, pushes, reads or sweeps a shared store.
 
-    python sweep_stress.py ROLE STORE SEED SECONDS
+    python sweep_stress.py ROLE STORE SEED ENOUGH
 
-Prints a JSON object a line: what was acknowledged (`blob`, `manifest` with its `tag`), and at the
-end what was counted. Leaves with 1, and says why, where it sees something that must not be.
+Goes on until the file ENOUGH is there. Prints a JSON object a line: what was acknowledged (`blob`,
+`manifest` with its `tag`), and what was `done`, how many `times`. Leaves with 1, and says why, where
+it sees something that must not be.
 
 The sweeper's clock is ahead of the others' and these are ahead of the files': so nothing is ever too
 young to go, and what keeps the store right is what transactions look at, not a grace.
@@ -15,7 +16,6 @@ import asyncio
 import json
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 from random import Random
 
@@ -58,6 +58,10 @@ def say(**what: object) -> None:
     print(json.dumps(what), flush=True)
 
 
+def count(done: str, times: int = 1) -> None:
+    say(done=done, times=times)
+
+
 class Process:
     """One role at work on the store."""
 
@@ -65,7 +69,6 @@ class Process:
         self.store = store
         self.local = StorageEndpoint(LOCAL, store)
         self.random = Random(seed)
-        self.counted: Counter[str] = Counter()
 
     async def fill(self) -> None:
         """What downloads do: blobs, then a manifest with its tag."""
@@ -82,9 +85,9 @@ class Process:
             manifest = Manifest.parse(image(*blobs), OCI_MANIFEST)
             tag = Tag(f"t{self.random.randrange(4)}")
             await self.store.add_manifest(HUB, manifest, tag=tag, validated_at=0)
-            self.counted["filled"] += 1
+            count("filled")
         except Vanished:
-            self.counted["overtaken"] += 1
+            count("overtaken")
 
     async def push(self) -> None:
         """What a client does that gives up where it is refused."""
@@ -99,24 +102,24 @@ class Process:
             manifest = Manifest.parse(image(*blobs, annotations={"tag": tag}), OCI_MANIFEST)
             await self.local.put_manifest(Reference(TEAM, tag=Tag(tag)), manifest, "tester")
             say(manifest=str(manifest.descriptor.digest), tag=tag)
-            self.counted["pushed"] += 1
+            count("pushed")
         except RegistryError as error:
             assert isinstance(error, Vanished), error  # 503, and never a missing child
-            self.counted["overtaken"] += 1
+            count("overtaken")
 
     async def read(self) -> None:
         """A cached blob is whole or not there, also while it is taken away."""
         digest = Digest.of(some(self.random.randrange(CONTENTS)))
         handle = await self.store.open(HUB, digest)
         if handle is None:
-            self.counted["missed"] += 1
+            count("missed")
         else:
             await asyncio.sleep(self.random.random() * 0.02)
             data = b"".join([chunk async for chunk in as_bytes(handle.read(0, None))])
             await handle.aclose()
             assert Digest.of(data) == digest, f"{digest} is {Digest.of(data)}"
             self.store.index.pulls.note(HUB, digest, LinkKind.BLOB)
-            self.counted["read"] += 1
+            count("read")
         if self.random.random() < 0.05:
             await self.store.index.pulls.flush()
         query = text(DANGLING)
@@ -126,22 +129,20 @@ class Process:
     async def sweep(self) -> None:
         """For room, now a little and now everything."""
         report = await self.store.capacity.sweep(need=self.random.choice([5_000, 50_000, 10**9]))
-        self.counted["swept"] += report.blobs
-        self.counted["skipped"] += report.skipped
+        count("swept", report.blobs)
+        count("skipped", report.skipped)
         await asyncio.sleep(self.random.random() * 0.05)
 
 
-async def main(role: str, path: str, seed: str, seconds: str) -> None:
+async def main(role: str, path: str, seed: str, enough: str) -> None:
     ahead = 2 * AHEAD if role == "sweep" else AHEAD
     store = DirectoryStore(Path(path), lambda: time.time() + ahead, shared=True)
     await store.start()
     store.capacity.retain = lambda scope: None if scope.endpoint == LOCAL else 0.0
     process = Process(store, int(seed))
-    until = time.monotonic() + float(seconds)
-    while time.monotonic() < until:
+    while not Path(enough).exists():
         await getattr(process, role)()
     await store.aclose()
-    say(counted=process.counted)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from routerd.content.spool import Spool
 from routerd.content.store import ContentStore, Ingest, SpoolReplaced, Told
 from routerd.oci.errors import Code, RegistryError
 from routerd.oci.reference import Digest
-from routerd.runtime.blocking import finish_blocking, run_blocking
+from routerd.runtime.blocking import run_blocking
 from routerd.runtime.files import Part
 
 log = logging.getLogger("routerd.fetch")
@@ -125,6 +125,8 @@ class Fetch:
         """Bytes that readers may have: with a known size, only the last ones are held back."""
         if self._verified:
             return self._written
+        if not self.has_begun:
+            return 0  # what an earlier download left may not be what upstream has
         if self.size is None:
             return self._written - HELD_BACK
         return min(self._written, self.size - HELD_BACK)
@@ -164,7 +166,7 @@ class Fetch:
         try:
             await self._complete()
         except SpoolReplaced:
-            self._fail(WrongContent(f"another process found {self.digest} wrong at its end"))
+            self._fail(WrongContent(f"the download of {self.digest} was begun anew: ask again"))
         except (WrongContent, StoreFull, Superseded) as error:
             self._fail(error)
         except RegistryError as error:
@@ -277,7 +279,7 @@ class Fetch:
             if self._answered or error.status != BROKEN:
                 raise
             log.warning("the download of %s is begun anew: %s", self.digest, error.message)
-            await finish_blocking(ingest.restart)
+            await self._file.restart()
             self.size = None
             self._spool = Spool(ingest, self._announce)
             await self._download(None, verify)

@@ -38,15 +38,17 @@ class FileIngest:
         self._place = place
         self._index = index
         self._kept = False
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            self._refuse_if_full(error)
-            raise
-        self._file = os.fdopen(fd, "rb+", buffering=0)
+        self._file = os.fdopen(self._open(), "rb+", buffering=0)
         self._hasher = hashlib.sha256()
         self.offset = 0
         self._catch_up()
+
+    def _open(self) -> int:
+        try:
+            return os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            self._refuse_if_full(error)
+            raise
 
     def write(self, chunks: Sequence[bytes | bytearray]) -> None:
         """Append and hash; blocks, so it is called on a thread. Raises StoreFull."""
@@ -85,9 +87,16 @@ class FileIngest:
             fcntl.flock(self._file.fileno(), fcntl.LOCK_UN)
 
     def restart(self) -> None:
-        """Forget what was written, in place. Blocks."""
-        os.ftruncate(self._file.fileno(), 0)
-        self._catch_up()
+        """Begin anew in another file of the same name, so that who follows the former one sees that
+        it is no more, and mixes nothing. Blocks. Raises StoreFull.
+        """
+        self._path.unlink(missing_ok=True)
+        fresh = self._open()
+        try:
+            os.dup2(fresh, self._file.fileno(), inheritable=False)
+        finally:
+            os.close(fresh)
+        self._hasher, self.offset = hashlib.sha256(), 0
 
     def fileno(self) -> int:
         """The open file."""

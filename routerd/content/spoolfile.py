@@ -69,10 +69,30 @@ class DirectorySpoolFile:
     def _open_ingest(self) -> FileIngest:
         if self._reading is not None:
             self._follow_name()
+        # Where its end is nobody knows: it cannot be gone on with.
+        is_endless = self._told is None or self._told.size is None
+        if is_endless:
+            self._refuse_if_followed()
         self._ingest = self._make_ingest(self._path)
-        if self._told is None or self._told.size is None:
-            self._ingest.restart()  # where its end is nobody knows: it cannot be gone on with
+        if is_endless:
+            self._ingest.restart()
         return self._ingest
+
+    async def restart(self) -> None:
+        """Forget the bytes of the ingest, which goes on as a new one. Raises as `ingest` does, where
+        the bytes were followed here; others who follow them find them replaced.
+        """
+        await finish_blocking(self._restart)
+
+    def _restart(self) -> None:
+        assert self._ingest is not None, "only the filler restarts"
+        self._refuse_if_followed()
+        self._ingest.restart()
+
+    def _refuse_if_followed(self) -> None:
+        """Readers may have bytes of it. Raises SpoolReplaced."""
+        if self._reading is not None and os.fstat(self._reading).st_size:
+            raise SpoolReplaced
 
     @property
     def told(self) -> Told | None:

@@ -58,10 +58,6 @@ class Ingest(Protocol):
         """Bytes that were written, also after commit; until `close`."""
         ...
 
-    def restart(self) -> None:
-        """Forget what was written, in place. Blocks."""
-        ...
-
     def claim(self) -> bool:
         """Be the only one, of all processes, that writes; False while another is. Blocks, since what
         others have written meanwhile is hashed.
@@ -116,6 +112,12 @@ class SpoolFile(Protocol):
         """
         ...
 
+    async def restart(self) -> None:
+        """Forget the bytes of the ingest, which goes on as a new one. Raises as `ingest` does, where
+        the bytes were followed here; others who follow them find them replaced.
+        """
+        ...
+
     @property
     def told(self) -> Told | None:
         """What the filler tells; of the one elected here, what an earlier one told."""
@@ -143,7 +145,7 @@ class SpoolFile(Protocol):
 
 
 class SpoolReplaced(Exception):
-    """What was followed turned out wrong and is gone; a new download has its name."""
+    """What was followed is gone, wrong or not to be gone on with; a new download has its name."""
 
 
 class Upload(Protocol):

@@ -167,14 +167,14 @@ class MemoryIngest:
     async def read(self, start: int, stop: int) -> AsyncIterator[bytes]:
         yield bytes(self._data[start:stop])
 
+    def clear(self) -> None:
+        self._data.clear()
+
     def claim(self) -> bool:
         return True
 
     def yield_up(self) -> None:
         pass
-
-    def restart(self) -> None:
-        self._data.clear()
 
     def matches(self, digest: Digest) -> bool:
         return hashlib.new(digest.algorithm, self._data).hexdigest() == digest.encoded
@@ -211,6 +211,10 @@ class MemorySpoolFile:
         if self._ingest is None or self.told is None or self.told.size is None:
             self._ingest = MemoryIngest(self._store)
         return self._ingest
+
+    async def restart(self) -> None:
+        assert self._ingest is not None
+        self._ingest.clear()
 
     async def tell(self, told: Told) -> None:
         self.told = told

@@ -8,21 +8,24 @@ the page cache costs them no copy, however many they are.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from time import monotonic
 
 from routerd.content.store import Ingest
-from routerd.runtime.blocking import start_blocking
+from routerd.runtime.blocking import start_writing
 
 # Bytes that wait, at most, while earlier ones are hashed and written.
-BACKLOG = 2 * 1024 * 1024
-# So many bytes are written at once, or fewer after so long: each hop to a thread, and each wake-up of
-# each reader after it, has a fixed cost (docs/design/architecture.md, "One download, many readers").
-BATCH = 512 * 1024  # bytes
+BACKLOG = 4 * 1024 * 1024
+# So many bytes are written at once, or fewer after so long: each wake-up of each reader after it has
+# a fixed cost (docs/design/architecture.md, "One download, many readers").
+BATCH = 1024 * 1024  # bytes
 BATCH_SECONDS = 0.002
-# Batches of one hop, while more wait. Not to the end: with a slow disk that is the download's, and
-# every thread of the pool would be a download's.
-TURN = 4
+# The thread that writes stays for so long where nothing comes: each hop to one has a fixed cost too.
+LINGER_SECONDS = 0.01
+# Batches until another download may have the thread, where all of them are taken.
+TURN = 64
 SMALL = 64 * 1024  # bytes; chunks are joined up to this, so that an upstream's crumbs cost nothing
 
 
@@ -38,8 +41,8 @@ class Spool:
         self._ingest = ingest
         self._on_written = on_written
         self._loop = asyncio.get_running_loop()
-        # The loop appends and the thread takes from the other end.
-        self._waiting: deque[bytes | bytearray] = deque()
+        # From the loop to the thread; None ends a batch and the thread's turn.
+        self._waiting: SimpleQueue[bytes | bytearray | None] = SimpleQueue()
         self._crumbs = bytearray()  # received, and too little yet to be among those
         self._writing: asyncio.Future[None] | None = None
         self._moved = asyncio.Event()  # since somebody last looked
@@ -57,6 +60,9 @@ class Spool:
 
     async def flush(self) -> None:
         """Everything received is in the file. Raises StoreFull."""
+        if self.written < self.received:
+            self._write()
+            self._waiting.put(None)
         while self.written < self.received and self._failure is None:
             self._write()
             assert self._writing is not None  # for what was received and not written yet
@@ -70,6 +76,8 @@ class Spool:
         if not keep:
             self._forget()
         self._write()
+        if self._writing is not None:
+            self._waiting.put(None)
         cancelled: asyncio.CancelledError | None = None
         while self._writing is not None:
             try:
@@ -87,18 +95,20 @@ class Spool:
         if len(self._crumbs) >= SMALL or len(chunk) >= SMALL:
             self._take_crumbs()
         if len(chunk) >= SMALL:
-            self._waiting.append(chunk)
+            self._waiting.put(chunk)
 
     def _take_crumbs(self) -> None:
         if self._crumbs:
-            self._waiting.append(self._crumbs)
+            self._waiting.put(self._crumbs)
             self._crumbs = bytearray()
 
     def _write_soon(self) -> None:
         """Have what waits written: at once when it is enough, or the first that readers wait for."""
-        if self._writing is not None or not (self._waiting or self._crumbs):
+        if self._writing is not None and not self._crumbs:
+            return  # it takes what comes
+        if self.received == self.written:
             return
-        if self.received - self.written >= BATCH or self.written == 0:
+        if self._writing is None and (self.received - self.written >= BATCH or self.written == 0):
             self._write()
         elif self._timer is None:
             self._timer = self._loop.call_later(BATCH_SECONDS, self._write)
@@ -107,24 +117,38 @@ class Spool:
         """Have all that waits written and hashed on a thread, unless that is going on."""
         self._stop_timer()
         self._take_crumbs()
-        if self._writing is None and self._waiting:
-            self._writing = start_blocking(self._work)
+        if self._writing is None and not self._waiting.empty():
+            self._writing = start_writing(self._work)
             self._writing.add_done_callback(self._on_end)
 
     def _work(self) -> None:
         """On the thread: write batch after batch without asking the loop, to the end of its turn."""
         for _ in range(TURN):
-            batch: list[bytes | bytearray] = []
-            size = 0
-            while self._waiting and size < BATCH:
-                batch.append(self._waiting.popleft())
-                size += len(batch[-1])
-            if not batch:
+            batch, is_last = self._gather()
+            if batch:
+                self._ingest.write(batch)
+                self._loop.call_soon_threadsafe(self._on_batch, self._ingest.offset)
+            if is_last:
                 return
-            self._ingest.write(batch)
-            self._loop.call_soon_threadsafe(self._on_batch, self._ingest.offset)
-            if self.received - self._ingest.offset < BATCH:
-                return
+
+    def _gather(self) -> tuple[list[bytes | bytearray], bool]:
+        """Wait for the next batch. Also whether it is the turn's last."""
+        batch: list[bytes | bytearray] = []
+        size, seconds, until = 0, LINGER_SECONDS, None
+        while size < BATCH:
+            try:
+                chunk = self._waiting.get(timeout=seconds)
+            except Empty:
+                return batch, not batch
+            if chunk is None:
+                return batch, True
+            batch.append(chunk)
+            size += len(chunk)
+            if until is None:
+                # Somebody waits for the first bytes.
+                until = monotonic() + (BATCH_SECONDS if self._ingest.offset else 0)
+            seconds = max(0.0, until - monotonic())
+        return batch, False
 
     def _on_batch(self, written: int) -> None:
         self.written = written
@@ -141,7 +165,9 @@ class Spool:
             self._write_soon()
 
     def _forget(self) -> None:
-        self._waiting.clear()
+        while not self._waiting.empty():
+            with suppress(Empty):
+                self._waiting.get_nowait()
         self._crumbs = bytearray()
         self._stop_timer()
 

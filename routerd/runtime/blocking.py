@@ -1,4 +1,4 @@
-"""The one bounded thread pool for work that blocks: files, SQL, hashing.
+"""The bounded threads for work that blocks: files, SQL, hashing; and others for what downloads write.
 
 Owns the threads. Does not own what runs on them.
 """
@@ -17,11 +17,19 @@ T = TypeVar("T")
 THREADS = 16  # more only wait for the same disk
 
 _pool = ThreadPoolExecutor(THREADS, thread_name_prefix="routerd-blocking")
+# A download keeps its thread while its upstream sends and its disk is slow, which may be long: so it
+# takes none of those that a request waits for.
+_writers = ThreadPoolExecutor(THREADS, thread_name_prefix="routerd-writing")
 
 
 def start_blocking(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
     """Begin `work` on a thread of the pool and go on. Its outcome must be awaited by somebody."""
     return asyncio.get_running_loop().run_in_executor(_pool, partial(work, *args, **kwargs))
+
+
+def start_writing(work: Callable[[], None]) -> asyncio.Future[None]:
+    """As `start_blocking`, for a download's bytes, which may go on coming for a while."""
+    return asyncio.get_running_loop().run_in_executor(_writers, work)
 
 
 async def run_blocking(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

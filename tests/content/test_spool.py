@@ -86,6 +86,37 @@ async def test_what_is_too_little_for_a_batch_is_written_all_the_same() -> None:
     assert disk.content == b"firstsecond"
 
 
+async def test_one_thread_takes_what_goes_on_coming() -> None:
+    """Each hop to a thread costs, so it stays a moment for the next bytes."""
+    disk = Disk()
+    disk.gate.set()
+    spool, _ = spool_on(disk)
+    await spool.add(bytes(BATCH))
+    first = spool._writing
+    async with asyncio.timeout(5):
+        while spool.written < BATCH:
+            await asyncio.sleep(0)
+    await spool.add(bytes(BATCH))
+    assert spool._writing is first
+    await spool.flush()
+    assert disk.offset == 2 * BATCH
+    assert spool._writing is None
+
+
+async def test_crumbs_are_written_while_a_thread_waits_for_more() -> None:
+    """They are not held back until they are many."""
+    disk = Disk()
+    disk.gate.set()
+    spool, heard = spool_on(disk)
+    await spool.add(bytes(BATCH))
+    await spool.add(b"crumb")
+    async with asyncio.timeout(5):
+        while spool.written < BATCH + 5:
+            await asyncio.sleep(0)
+    assert heard[-1] == BATCH + 5
+    await spool.settle(keep=True)
+
+
 async def test_a_full_disk_is_told_to_who_adds_and_to_who_flushes() -> None:
     disk = Disk()
     disk.fails = True

@@ -190,8 +190,7 @@ async def test_bytes_that_wait_for_a_late_reader_are_no_silence(hub: Upstream) -
     reader = BulkReader(transport, 10, STALL_SECONDS)
     reading = asyncio.ensure_future(reader.read())
     await asyncio.sleep(0)
-    reader.get_buffer(-1)[:3] = b"abc"
-    reader.buffer_updated(3)
+    reader.data_received(b"abc")
     assert reader._waiting_since is not None
     reader._waiting_since -= 2 * STALL_SECONDS
     reader._listen(STALL_SECONDS)

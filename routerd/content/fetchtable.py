@@ -7,6 +7,7 @@ long one waits for its turn. Does not own a download (`fetch.py`) or who is next
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 
 from routerd.content.download import OpenSource
@@ -18,7 +19,10 @@ from routerd.oci.errors import Code, RegistryError
 from routerd.oci.reference import Digest
 from routerd.runtime.tasks import Tasks
 
+log = logging.getLogger("routerd.fetch")
+
 FILLS_LIMIT = 16  # downloads of one endpoint that run at once; the others wait their turn
+CLIENT_LIMIT = 8  # of these, downloads for one client
 TURN_SECONDS = 30.0  # that one waits for its turn; then its clients are told that upstream is busy
 
 
@@ -53,12 +57,13 @@ class FetchTable:
         scope: Scope,
         open_source: OpenSource,
         *,
+        client: str = "",
         ahead: bool = False,
     ) -> tuple[Fetch, bool]:
         """The download of `digest` from the scope's endpoint, and whether it is a new one.
 
-        Who joins calls `Fetch.leave` once, in every case. `ahead`: no client waits for it, so it
-        has time; once somebody joins who does wait, it has none.
+        Who joins calls `Fetch.leave` once, in every case. `client`: the address of who waits for
+        it. `ahead`: nobody does, so it has time; once somebody joins who does wait, it has none.
 
         Upstream is asked for it in that scope; whether another may see it, `Fetch.admits` tells.
         Nothing is awaited here, so no second download can slip in. Another
@@ -66,16 +71,24 @@ class FetchTable:
         is no proof that another has it (config-language.md 3).
         """
         key = (store, scope.endpoint, digest)
-        turns = self._turns.setdefault(scope.endpoint, Turns(FILLS_LIMIT))
+        turns = self._turns.setdefault(scope.endpoint, Turns(FILLS_LIMIT, CLIENT_LIMIT))
         running = self._running.get(key)
         is_new = running is None or running.fetch.has_failed
         if running is None or running.fetch.has_failed:
             fetch = Fetch(store, digest, scope, open_source)
-            running = _Running(fetch, turns.enter(ahead=ahead))
+            running = _Running(fetch, turns.enter(client, ahead=ahead))
+            if not ahead and not running.turn.begun.is_set():
+                log.info(
+                    "%s for %s waits for its turn at %s, as one of %s",
+                    digest,
+                    client or "nobody in particular",
+                    scope.endpoint,
+                    turns.waiting,
+                )
             self._tasks.spawn(f"fetch {digest}", self._run(key, running, turns))
             self._running[key] = running
         elif not ahead:
-            turns.promote(running.turn)
+            turns.join(running.turn, client)
         running.fetch.enter()
         return running.fetch, is_new
 
@@ -91,8 +104,8 @@ class FetchTable:
                 fetch.give_up(
                     RegistryError(
                         Code.UNAVAILABLE,
-                        f"{endpoint} is busy: {FILLS_LIMIT} downloads have run for "
-                        f"{TURN_SECONDS:g} s",
+                        f"{endpoint} is busy: {FILLS_LIMIT} downloads, or {CLIENT_LIMIT} of this client, "
+                        f"have run for {TURN_SECONDS:g} s",
                         headers={"Retry-After": str(int(TURN_SECONDS))},
                     )
                 )

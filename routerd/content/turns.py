@@ -5,19 +5,25 @@ Owns two classes of downloads and who of them may begin. Does not own what they 
 
 Those that clients wait for (interactive) are counted by themselves: however many were begun ahead,
 they keep none of them from beginning. Those ahead begin only while nobody waits, and only as far as
-the limit leaves room beside the interactive ones.
+the limit leaves room beside the interactive ones. Among clients the one that has fewest running is
+next, and none has more than its share, so one that asks for a hundred layers stops nobody.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 
 class Turn:
-    """One download's place: it waits, it has begun, it is over. Made by `Turns.enter`."""
+    """One download's place: it waits, it has begun, it is over. Made by `Turns.enter`.
 
-    def __init__(self, *, ahead: bool) -> None:
+    `clients` are the addresses of those who wait for it, each counted for itself.
+    """
+
+    def __init__(self, client: str, *, ahead: bool) -> None:
         self.ahead = ahead  # nobody waits for it
+        self.clients = {client}
         self.begun = asyncio.Event()
         self.moved = asyncio.Event()  # begun, or no longer ahead
 
@@ -33,31 +39,40 @@ class Turn:
 
 class Turns:
     """The downloads of one endpoint: at most `limit` that clients wait for run at once, and at most
-    as many in all where some are ahead.
+    as many in all where some are ahead; of one client at most `share`.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, share: int) -> None:
         self._limit = limit
+        self._share = share
         # By `ahead`; dicts, as sets that know their order.
         self._waiting: dict[bool, dict[Turn, None]] = {False: {}, True: {}}
         self._running: dict[bool, dict[Turn, None]] = {False: {}, True: {}}
 
-    def enter(self, *, ahead: bool) -> Turn:
+    @property
+    def waiting(self) -> int:
+        """Downloads that clients wait for and that have not begun."""
+        return len(self._waiting[False])
+
+    def enter(self, client: str = "", *, ahead: bool) -> Turn:
         """A place at the end of its class; begun at once where there is room."""
-        turn = Turn(ahead=ahead)
+        turn = Turn(client, ahead=ahead)
         self._waiting[ahead][turn] = None
         self._admit()
         return turn
 
-    def promote(self, turn: Turn) -> None:
-        """Somebody waits for it now. Nothing, where that was so before or it is over."""
+    def join(self, turn: Turn, client: str = "") -> None:
+        """This client waits for it too, which may have been ahead. Nothing, where it is over."""
+        if turn.ahead:
+            turn.clients.clear()  # it was nobody's
+        turn.clients.add(client)
         for places in (self._waiting, self._running):
             if turn in places[True]:
                 del places[True][turn]
                 places[False][turn] = None
                 turn.ahead = False
                 turn.moved.set()
-                self._admit()
+        self._admit()
 
     def leave(self, turn: Turn) -> None:
         """It is over, begun or not."""
@@ -67,14 +82,24 @@ class Turns:
 
     def _admit(self) -> None:
         waiting, running = self._waiting, self._running
-        while waiting[False] and len(running[False]) < self._limit:
-            self._begin(next(iter(waiting[False])))
+        while len(running[False]) < self._limit and (turn := self._next()) is not None:
+            self._begin(turn)
         while (
             waiting[True]
             and not waiting[False]
             and len(running[False]) + len(running[True]) < self._limit
         ):
             self._begin(next(iter(waiting[True])))
+
+    def _next(self) -> Turn | None:
+        """Of what clients wait for: of the client with the fewest running, in order among equals."""
+        running = Counter(client for turn in self._running[False] for client in turn.clients)
+
+        def served(turn: Turn) -> int:
+            return min(running[client] for client in turn.clients)
+
+        turn = min(self._waiting[False], key=served, default=None)
+        return None if turn is None or served(turn) >= self._share else turn
 
     def _begin(self, turn: Turn) -> None:
         del self._waiting[turn.ahead][turn]

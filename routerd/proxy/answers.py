@@ -91,6 +91,11 @@ class Request:
     range: str | None = None
 
     @property
+    def client(self) -> str:
+        """The address; empty for nobody in particular."""
+        return "" if self.caller.address is None else str(self.caller.address)
+
+    @property
     def created_by(self) -> str:
         """Who pushed, as kept with the content: an address, since there are no users yet."""
-        return "" if self.caller.address is None else str(self.caller.address)
+        return self.client

@@ -175,7 +175,9 @@ class CachedEndpoint:
         def open_upstream(start: int) -> AbstractAsyncContextManager[BlobStream]:
             return self._endpoint.blob(step.repository, digest, request.via, start)
 
-        fetch, is_new = self._fetches.join(self.store, digest, scope, open_upstream, ahead=ahead)
+        fetch, is_new = self._fetches.join(
+            self.store, digest, scope, open_upstream, client=request.client, ahead=ahead
+        )
         try:
             await fetch.started()
             if not fetch.admits(scope):

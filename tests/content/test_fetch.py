@@ -17,7 +17,7 @@ from routerd.content.directory import DirectoryStore
 from routerd.content.download import RESUMES_LIMIT
 from routerd.content.errors import StoreFull
 from routerd.content.fetch import Fetch
-from routerd.content.fetchtable import FILLS_LIMIT, FetchTable
+from routerd.content.fetchtable import CLIENT_LIMIT, FILLS_LIMIT, FetchTable
 from routerd.content.ingest import FileIngest
 from routerd.content.links import Scope
 from routerd.oci.errors import Code, RegistryError
@@ -88,8 +88,10 @@ Join = Callable[..., Fetch]
 
 @pytest.fixture
 def join(store: DirectoryStore, fetches: FetchTable) -> Join:
-    def run(upstream: Upstream, scope: Scope = SCOPE, digest: Digest = DIGEST) -> Fetch:
-        return fetches.join(store, digest, scope, upstream.open)[0]
+    def run(
+        upstream: Upstream, scope: Scope = SCOPE, digest: Digest = DIGEST, client: str = ""
+    ) -> Fetch:
+        return fetches.join(store, digest, scope, upstream.open, client=client)[0]
 
     return run
 
@@ -385,13 +387,28 @@ async def test_an_endpoint_that_hangs_keeps_nobody_from_the_others(
     store: DirectoryStore, fetches: FetchTable, join: Join
 ) -> None:
     stuck = [Upstream(os.urandom(10)) for _ in range(FILLS_LIMIT + 1)]
-    for upstream in stuck:
+    for number, upstream in enumerate(stuck):
         upstream.gate(0)
-        await join(upstream, digest=Digest.of(upstream.data)).leave()
+        await join(upstream, digest=Digest.of(upstream.data), client=str(number)).leave()
     other = Upstream()
     fetch = join(other, Scope("other", "library/app"))
     assert await read(fetch) == DATA
     assert sum(len(upstream.opened) for upstream in stuck) == FILLS_LIMIT
+    for upstream in stuck:
+        upstream.gate(0).set()
+    await until_kept(fetches)
+    assert all(upstream.opened == [0] for upstream in stuck)
+
+
+async def test_a_client_with_many_layers_keeps_nobody_else_waiting(
+    fetches: FetchTable, join: Join
+) -> None:
+    stuck = [Upstream(os.urandom(10)) for _ in range(FILLS_LIMIT)]
+    for upstream in stuck:
+        upstream.gate(0)
+        await join(upstream, digest=Digest.of(upstream.data), client="10.0.0.1").leave()
+    assert await read(join(Upstream(), client="10.0.0.2")) == DATA
+    assert sum(len(upstream.opened) for upstream in stuck) == CLIENT_LIMIT
     for upstream in stuck:
         upstream.gate(0).set()
     await until_kept(fetches)

@@ -16,15 +16,44 @@ def begun(turns: list[Turn]) -> list[bool]:
 
 
 def test_a_limited_number_runs_and_the_next_follows() -> None:
-    turns = Turns(2)
+    turns = Turns(2, 2)
     taken = [turns.enter(ahead=False) for _ in range(4)]
     assert begun(taken) == [True, True, False, False]
     turns.leave(taken[1])
     assert begun(taken) == [True, True, True, False]
 
 
+def test_who_has_fewest_running_is_next_and_nobody_has_more_than_a_share() -> None:
+    turns = Turns(4, 3)
+    greedy = [turns.enter("10.0.0.1", ahead=False) for _ in range(6)]
+    assert begun(greedy) == [True, True, True, False, False, False]
+    modest = [turns.enter("10.0.0.2", ahead=False) for _ in range(2)]
+    assert begun(modest) == [True, False]
+    turns.leave(greedy[0])
+    assert begun(modest) == [True, True], "it has one running, the other two"
+    turns.leave(greedy[1])
+    assert begun(greedy) == [True, True, True, True, False, False]
+    assert turns.waiting == 2
+
+
+def test_who_joins_a_download_that_waits_brings_its_own_turn() -> None:
+    turns = Turns(4, 2)
+    greedy = [turns.enter("10.0.0.1", ahead=False) for _ in range(4)]
+    assert begun(greedy) == [True, True, False, False]
+    turns.join(greedy[3], "10.0.0.2")
+    assert begun(greedy) == [True, True, False, True]
+
+
+def test_what_was_ahead_counts_for_who_waits_for_it() -> None:
+    turns = Turns(2, 1)
+    ahead = turns.enter("10.0.0.9", ahead=True)
+    turns.join(ahead, "10.0.0.1")
+    assert not turns.enter("10.0.0.1", ahead=False).begun.is_set()
+    assert turns.enter("10.0.0.9", ahead=False).begun.is_set()
+
+
 def test_what_is_ahead_keeps_no_client_waiting() -> None:
-    turns = Turns(2)
+    turns = Turns(2, 2)
     ahead = [turns.enter(ahead=True) for _ in range(4)]
     assert begun(ahead) == [True, True, False, False]
     clients = [turns.enter(ahead=False) for _ in range(3)]
@@ -40,12 +69,12 @@ def test_what_is_ahead_keeps_no_client_waiting() -> None:
 
 
 def test_who_is_joined_by_a_client_comes_before_the_others() -> None:
-    turns = Turns(1)
+    turns = Turns(1, 1)
     first, second, third = (turns.enter(ahead=True) for _ in range(3))
-    turns.promote(third)
+    turns.join(third)
     assert begun([first, second, third]) == [True, False, True]
-    turns.promote(first)  # runs already
-    turns.promote(first)
+    turns.join(first)  # runs already
+    turns.join(first)
     turns.leave(first)
     assert begun([second]) == [False]
     turns.leave(third)
@@ -53,13 +82,13 @@ def test_who_is_joined_by_a_client_comes_before_the_others() -> None:
 
 
 async def test_what_is_ahead_has_time_until_somebody_waits_for_it() -> None:
-    turns = Turns(1)
+    turns = Turns(1, 1)
     busy = turns.enter(ahead=False)
     ahead = turns.enter(ahead=True)
     waiting = asyncio.ensure_future(ahead.begin(0.01))
     await asyncio.sleep(0.05)
     assert not waiting.done()
-    turns.promote(ahead)
+    turns.join(ahead)
     with pytest.raises(TimeoutError):
         await waiting
     turns.leave(ahead)
@@ -76,12 +105,12 @@ async def test_what_is_ahead_has_time_until_somebody_waits_for_it() -> None:
 def test_whatever_happens_clients_come_first_and_nobody_is_forgotten(
     steps: list[tuple[str, int]], limit: int
 ) -> None:
-    turns, here = Turns(limit), list[Turn]()
+    turns, here = Turns(limit, limit), list[Turn]()
     for step, number in steps:
         if step in ("client", "ahead"):
             here.append(turns.enter(ahead=step == "ahead"))
         elif here and step == "promote":
-            turns.promote(here[number % len(here)])
+            turns.join(here[number % len(here)])
         elif here:
             turns.leave(here.pop(number % len(here)))
         running = [turn for turn in here if turn.begun.is_set()]

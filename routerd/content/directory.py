@@ -16,6 +16,7 @@ Owns the layout:
       quarantine/       files that were not what their name says (quarantine.py)
       backups/          copies of the index (backup.py)
       aside/            indexes that a rebuild has replaced (rebuild.py)
+      questions         locks of what is being asked upstream (questions.py)
       verify            how far the background check is, and its lock (patrol.py)
 
 Does not own who may see what: links in the index do.
@@ -29,6 +30,7 @@ import os
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from sqlalchemy.exc import DatabaseError
@@ -43,10 +45,11 @@ from routerd.content.health import Health, read_health
 from routerd.content.index import Index
 from routerd.content.ingest import FileIngest
 from routerd.content.inventory import Inventory
-from routerd.content.layout import INDEX, blob_path, has_content, is_incoming
+from routerd.content.layout import INDEX, QUESTIONS, blob_path, has_content, is_incoming
 from routerd.content.links import LinkKind, Scope, TagEntry
 from routerd.content.patrol import Patrol
 from routerd.content.purging import Purging
+from routerd.content.questions import Questions
 from routerd.content.rebuild import Rebuild, Rebuilt
 from routerd.content.removal import RemovedFiles
 from routerd.content.room import NO_LIMITS
@@ -100,6 +103,7 @@ class DirectoryStore:
         self.inventory = Inventory(self._database)
         self.purging = Purging(self._database)
         self.verifier = Verifier(path, self._database)
+        self._questions = Questions(path / QUESTIONS)
         self.patrol = Patrol(path, self.verifier, clock)
 
     async def start(self) -> None:
@@ -128,6 +132,7 @@ class DirectoryStore:
         except StoreFull as error:
             log.warning("the last pulls are not written down: %s", error.message)
         await self._database.aclose()
+        self._questions.close()
         self._release()
 
     async def maintain(self) -> None:
@@ -252,6 +257,10 @@ class DirectoryStore:
         """New content. Raises StoreFull."""
         path = self._path / "spool" / secrets.token_hex(_ID_BYTES)
         return await run_blocking(FileIngest, path, self._blob, self.index, self.capacity.press)
+
+    def question(self, key: str) -> AbstractAsyncContextManager[bool]:
+        """Within it no other process on this store asks upstream the same (questions.py)."""
+        return self._questions.turn(key)
 
     def spool_file(self, endpoint: str, digest: Digest) -> DirectorySpoolFile:
         """The download of this digest from this endpoint, begun or not."""

@@ -20,11 +20,12 @@ QUARANTINE = "quarantine"
 BACKUPS = "backups"
 ASIDE = "aside"  # indexes that a rebuild has replaced
 VERIFY = "verify"  # how far the background check is
+QUESTIONS = "questions"  # the locks of those that are being asked
 REBUILDING = "index.rebuilding"
 
 _OURS = frozenset(
     {"format", "format.new", "lock", "blobs", "spool", "uploads"}
-    | {QUARANTINE, BACKUPS, ASIDE, VERIFY, REBUILDING, f"{REBUILDING}-journal"}
+    | {QUARANTINE, BACKUPS, ASIDE, VERIFY, QUESTIONS, REBUILDING, f"{REBUILDING}-journal"}
     | {"removed", "reserve", "sweep.lock", "swept"}  # what a sweep keeps there
     | {f"{REBUILDING}-wal", f"{REBUILDING}-shm", *INDEX_FILES}
 )

@@ -7,6 +7,7 @@ Owns the contract that no caller looks behind: nobody else knows a path. Does no
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -238,6 +239,12 @@ class ContentStore(Protocol):
 
     async def ingest(self) -> Ingest:
         """New content. Raises StoreFull."""
+        ...
+
+    def question(self, key: str) -> AbstractAsyncContextManager[bool]:
+        """Within it no other process on this store asks upstream the same. True: one did until now,
+        and wrote down what it was told.
+        """
         ...
 
     def spool_file(self, endpoint: str, digest: Digest) -> SpoolFile:

@@ -166,9 +166,15 @@ class CachedManifests:
             self._tasks.spawn(f"revalidate {wanted.reference}", ask())
 
     async def _ask_once(self, wanted: Wanted, entry: TagEntry | None) -> _Outcome:
-        """Ask upstream, once for all who wait, and write down what it said."""
+        """Ask upstream, once for all who wait at whichever process, and write down what it said."""
 
         async def ask() -> _Outcome:
+            async with self._store.question(f"{wanted.scope} {wanted.reference.in_path}") as others:
+                if others and (told := await self._told(wanted, entry)) is not None:
+                    return told
+                return await ask_upstream()
+
+        async def ask_upstream() -> _Outcome:
             try:
                 if entry is not None and (kept := await self._revalidate(wanted, entry)):
                     return kept
@@ -181,6 +187,29 @@ class CachedManifests:
             return _Outcome(fetched.manifest, result, fetched.cache_control)
 
         return await self._flights.do(wanted.key, ask)
+
+    async def _told(self, wanted: Wanted, entry: TagEntry | None) -> _Outcome | None:
+        """What another process was told while this one waited to ask the same; None: nothing that
+        would answer it. Raises EndpointError for a failure.
+        """
+        tag, digest = wanted.reference.tag, wanted.reference.digest
+        if wanted.refresh:
+            return None  # an operator wants it asked now
+        now = None if tag is None else await self._store.index.tag(wanted.scope, tag)
+        digest = digest if now is None else now.digest
+        stored = None if digest is None else await self._stored(wanted.scope, digest)
+        if now is None:
+            if stored is not None:
+                return _Outcome(stored, Result.COLLAPSED, "")
+            seconds = MISSING_DIGEST_SECONDS if tag is None else wanted.policy.negative_ttl.value
+            await self._refuse_missing(wanted, seconds)
+        elif stored is not None and (entry is None or now.validated_at != entry.validated_at):
+            return _Outcome(stored, Result.COLLAPSED, now.cache_control)
+        elif entry is not None and now.gone_at != entry.gone_at:
+            raise self._missing_before(wanted)
+        elif entry is not None and now.checked_at != entry.checked_at:
+            raise self._failed_before(wanted)
+        return None
 
     async def _revalidate(self, wanted: Wanted, entry: TagEntry) -> _Outcome | None:
         """HEAD, which Docker Hub does not count. None where the tag is another manifest now."""
@@ -257,8 +286,11 @@ class CachedManifests:
         """In the index, not in memory: what one process was told counts for all."""
         answered_at = await self._store.index.negative(wanted.scope, wanted.reference.in_path)
         if answered_at is not None and 0 <= self._clock() - answered_at < seconds:
-            message = f"{self._endpoint.name} had no {wanted.reference} a moment ago"
-            raise EndpointError(Fallback.NOT_FOUND, Code.MANIFEST_UNKNOWN, message)
+            raise self._missing_before(wanted)
+
+    def _missing_before(self, wanted: Wanted) -> EndpointError:
+        message = f"{self._endpoint.name} had no {wanted.reference} a moment ago"
+        return EndpointError(Fallback.NOT_FOUND, Code.MANIFEST_UNKNOWN, message)
 
     def _failed_before(self, wanted: Wanted) -> EndpointError:
         return EndpointError(

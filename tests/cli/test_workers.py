@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from lab.client import MANIFEST_TYPE
 from lab.routerd import Routerd
 from routerd.cli.control import rows_of
 from routerd.config.compile import load_policy
 from routerd.endpoints.registry import lookup_type
 from routerd.web.control import SOCKET
-from upstream import Script, Upstream, digest_of, upstream
+from upstream import Asked, Script, Upstream, digest_of, image, upstream
 from wire import Wire
 
 POLICY = """
@@ -226,3 +227,29 @@ async def test_the_control_socket_is_every_workers_and_outlives_each(two: Router
     assert await asyncio.to_thread(ask) == ["local"]
     assert await asyncio.to_thread(two.stop) == 0
     assert not (policy.server.data / SOCKET).exists()
+
+
+async def test_two_workers_ask_for_a_manifest_once(hub: Upstream, two: Routerd) -> None:
+    """Whoever asks in vain is told the same too."""
+    manifest = image(b"{}")
+    asked = asyncio.Semaphore(0)
+    go_on = asyncio.Event()
+
+    async def answer(_: Asked) -> Script:
+        asked.release()
+        await go_on.wait()
+        return Script(manifest, headers={"Content-Type": MANIFEST_TYPE})
+
+    path = "/v2/library/app/manifests/1"
+    hub.paths[path] = answer
+    clients = [asyncio.ensure_future(Wire(two.port).get(path)) for _ in range(24)]
+    await asked.acquire()
+    await asyncio.sleep(0.2)  # the others have come meanwhile, at both workers
+    go_on.set()
+    answers = await asyncio.gather(*clients)
+    assert {one.body for one in answers} == {manifest}
+    assert hub.count("GET", path) == 1
+    missing = "/v2/library/app/manifests/2"
+    answers = await asyncio.gather(*(Wire(two.port).get(missing) for _ in range(24)))
+    assert {one.status for one in answers} == {404}
+    assert hub.count("GET", missing) == 1

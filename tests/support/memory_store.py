@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from routerd.content.capacity import Capacity
@@ -81,6 +82,10 @@ class MemoryStore:
 
     async def ingest(self) -> MemoryIngest:
         return MemoryIngest(self)
+
+    @asynccontextmanager
+    async def question(self, key: str) -> AsyncGenerator[bool]:
+        yield False  # there is no other process
 
     def spool_file(self, endpoint: str, digest: Digest) -> MemorySpoolFile:
         key = (endpoint, digest)

@@ -7,8 +7,8 @@ Owns when upstream is asked for a blob, and who gets to see it. Does not own man
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 
 import structlog
 from cachetools import TTLCache
@@ -18,6 +18,7 @@ from routerd.content.fetchtable import FetchTable
 from routerd.content.links import LinkKind, Scope
 from routerd.content.store import BlobHandle, ContentStore
 from routerd.endpoints.base import BlobStream, Endpoint, EndpointError, TagPage
+from routerd.endpoints.storage import StoredBlob
 from routerd.oci.reference import Digest, Reference, Repository
 from routerd.proxy.ahead import reading
 from routerd.proxy.answers import (
@@ -31,6 +32,7 @@ from routerd.proxy.answers import (
 )
 from routerd.proxy.freshness import Standing
 from routerd.proxy.manifests import CachedManifests, Wanted
+from routerd.proxy.relay import Relay, Sources
 from routerd.routing.decision import Step
 from routerd.routing.policy import Fallback
 from routerd.runtime.tasks import Tasks
@@ -100,15 +102,30 @@ class CachedEndpoint:
             self._sizes[scope, digest] = size
         return size
 
-    async def blob(self, step: Step, digest: Digest, request: Request) -> BlobAnswer:
+    async def blob(
+        self, step: Step, digest: Digest, request: Request, others: Sources
+    ) -> BlobAnswer:
         """The blob: from the store, from the download that runs, or from a new one."""
-        return await self._blob(step, digest, request, ahead=False)
+        return await self._blob(step, digest, request, others, ahead=False)
+
+    @asynccontextmanager
+    async def source(
+        self, step: Step, digest: Digest, request: Request, start: int
+    ) -> AsyncGenerator[BlobStream]:
+        """From the store, else as the endpoint has it, which is not kept for this one."""
+        handle = await self.store.open(self.scope(step.repository), digest)
+        if handle is None:
+            async with self._endpoint.blob(step.repository, digest, request.via, start) as stream:
+                yield stream
+        else:
+            async with aclosing(handle):
+                yield StoredBlob(handle, start)
 
     async def keep(
-        self, step: Step, digest: Digest, request: Request, progress: Progress
+        self, step: Step, digest: Digest, request: Request, others: Sources, progress: Progress
     ) -> BlobFacts:
         """Have the blob stored, behind the downloads that clients wait for."""
-        answer = await self._blob(step, digest, request, ahead=True)
+        answer = await self._blob(step, digest, request, others, ahead=True)
         done = 0
         try:
             async for part in answer.read(0, answer.size):  # of files, which nobody reads here
@@ -121,7 +138,7 @@ class CachedEndpoint:
         return BlobFacts(digest, done, answer.source)
 
     async def _blob(
-        self, step: Step, digest: Digest, request: Request, *, ahead: bool
+        self, step: Step, digest: Digest, request: Request, others: Sources, *, ahead: bool
     ) -> BlobAnswer:
         scope = self.scope(step.repository)
         while True:
@@ -138,7 +155,7 @@ class CachedEndpoint:
                     continue
             if running is None and self._fetches.completed != completed:
                 continue  # it may have come in since the store was asked
-            answer = await self._joined(scope, step, digest, request, ahead=ahead)
+            answer = await self._joined(scope, step, digest, request, others, ahead=ahead)
             if answer is not None:
                 return answer
 
@@ -164,7 +181,14 @@ class CachedEndpoint:
         return False
 
     async def _joined(
-        self, scope: Scope, step: Step, digest: Digest, request: Request, *, ahead: bool
+        self,
+        scope: Scope,
+        step: Step,
+        digest: Digest,
+        request: Request,
+        others: Sources,
+        *,
+        ahead: bool,
     ) -> BlobAnswer | None:
         """The blob from the one download of it, begun here unless it runs.
 
@@ -175,8 +199,9 @@ class CachedEndpoint:
         def open_upstream(start: int) -> AbstractAsyncContextManager[BlobStream]:
             return self._endpoint.blob(step.repository, digest, request.via, start)
 
+        relay = Relay({step.endpoint: open_upstream, **others})
         fetch, is_new = self._fetches.join(
-            self.store, digest, scope, open_upstream, client=request.client, ahead=ahead
+            self.store, digest, scope, relay.open, client=request.client, ahead=ahead
         )
         try:
             await fetch.started()

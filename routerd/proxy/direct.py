@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 from routerd.content.links import Scope
 from routerd.content.store import ContentStore
@@ -26,6 +26,7 @@ from routerd.proxy.answers import (
     Source,
 )
 from routerd.proxy.freshness import lifetime_of
+from routerd.proxy.relay import Sources
 from routerd.routing.decision import Step
 from routerd.routing.policy import Fallback
 from routerd.runtime.blocking import run_blocking
@@ -65,7 +66,7 @@ class DirectEndpoint:
         return BlobFacts(digest, size, self._source(step))
 
     async def keep(
-        self, step: Step, digest: Digest, request: Request, progress: Progress
+        self, step: Step, digest: Digest, request: Request, others: Sources, progress: Progress
     ) -> BlobFacts:
         """What a storage has is kept; of another endpoint without a cache nothing can be."""
         if self.store is None:
@@ -78,7 +79,15 @@ class DirectEndpoint:
         progress(facts.size, facts.size)
         return facts
 
-    async def blob(self, step: Step, digest: Digest, request: Request) -> BlobAnswer:
+    def source(
+        self, step: Step, digest: Digest, request: Request, start: int
+    ) -> AbstractAsyncContextManager[BlobStream]:
+        """As the endpoint has it."""
+        return self._endpoint.blob(step.repository, digest, request.via, start)
+
+    async def blob(
+        self, step: Step, digest: Digest, request: Request, others: Sources
+    ) -> BlobAnswer:
         """The blob, to be read once. A whole one is verified while it passes; a range cannot be.
 
         With a satisfiable range it is that range which `read` yields. Raises 416 for one past the

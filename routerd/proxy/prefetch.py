@@ -99,7 +99,7 @@ class Prefetcher:
             return fetch
 
         def blob(digest: Digest) -> Callable[[], Awaitable[object]]:
-            return lambda: reader.keep(step, digest, request, _unseen)
+            return lambda: reader.keep(step, digest, request, {}, _unseen)
 
         for found in of_platforms(manifest.children, step.cache.prefetch.value.platforms):
             yield _Job(found.digest, seen, child(found.digest))

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from itertools import pairwise
 from typing import Protocol, TypeVar
 
+from routerd.content.download import OpenSource, Source
 from routerd.content.links import LinkKind, Scope
 from routerd.content.store import ContentStore
 from routerd.endpoints.base import EndpointError, TagPage
@@ -17,6 +21,7 @@ from routerd.oci.errors import Code, RegistryError
 from routerd.oci.manifest import acceptable
 from routerd.oci.reference import Digest, Reference, Repository
 from routerd.proxy.answers import BlobAnswer, BlobFacts, ManifestAnswer, Progress, Request
+from routerd.proxy.relay import Sources
 from routerd.routing.decision import Decision, Step
 from routerd.routing.policy import Action, Fallback
 from routerd.routing.table import RouteTable
@@ -43,14 +48,22 @@ class Reader(Protocol):
         """The manifest that a tag or digest names."""
         ...
 
-    async def blob(self, step: Step, digest: Digest, request: Request) -> BlobAnswer:
-        """A blob, its first bytes in hand."""
+    async def blob(
+        self, step: Step, digest: Digest, request: Request, others: Sources
+    ) -> BlobAnswer:
+        """A blob, its first bytes in hand. `others` have the rest where a download of it breaks."""
         ...
 
     async def keep(
-        self, step: Step, digest: Digest, request: Request, progress: Progress
+        self, step: Step, digest: Digest, request: Request, others: Sources, progress: Progress
     ) -> BlobFacts:
         """Have a blob stored without reading it, behind what clients wait for."""
+        ...
+
+    def source(
+        self, step: Step, digest: Digest, request: Request, start: int
+    ) -> AbstractAsyncContextManager[Source]:
+        """A blob's bytes from `start` on, for a download that broke at another endpoint."""
         ...
 
     async def blob_facts(self, step: Step, digest: Digest, request: Request) -> BlobFacts:
@@ -77,7 +90,7 @@ class Pull:
             reference,
             LinkKind.MANIFEST,
             request,
-            lambda reader, step: reader.manifest(step, reference, request),
+            lambda reader, step, _: reader.manifest(step, reference, request),
         )
         media_type = answer.manifest.descriptor.media_type
         if not acceptable(media_type, accept):
@@ -95,7 +108,7 @@ class Pull:
             reference,
             LinkKind.BLOB,
             request,
-            lambda reader, step: reader.blob(step, digest, request),
+            lambda reader, step, others: reader.blob(step, digest, request, others),
         )
 
     async def keep(self, reference: Reference, request: Request, progress: Progress) -> BlobFacts:
@@ -107,7 +120,7 @@ class Pull:
             reference,
             LinkKind.BLOB,
             request,
-            lambda reader, step: reader.keep(step, digest, request, progress),
+            lambda reader, step, others: reader.keep(step, digest, request, others, progress),
         )
 
     async def blob_facts(self, reference: Reference, request: Request) -> BlobFacts:
@@ -117,7 +130,7 @@ class Pull:
             reference,
             LinkKind.BLOB,
             request,
-            lambda reader, step: reader.blob_facts(step, digest, request),
+            lambda reader, step, _: reader.blob_facts(step, digest, request),
         )
 
     async def _ask(
@@ -125,14 +138,15 @@ class Pull:
         reference: Reference,
         kind: LinkKind,
         request: Request,
-        attempt: Callable[[Reader, Step], Awaitable[T]],
+        attempt: Callable[[Reader, Step, Sources], Awaitable[T]],
     ) -> T:
         decision = self._table.decide(reference, Action.PULL, request.caller)
         steps = await self._in_order(decision, reference, kind)
         problem: EndpointError | None = None
         for position, step in enumerate(steps):
             try:
-                return await attempt(self._readers[step.endpoint], step)
+                others = self._others(steps[position:], reference, request)
+                return await attempt(self._readers[step.endpoint], step, others)
             except EndpointError as error:
                 if problem is None or _SEVERITY[error.reason] > _SEVERITY[problem.reason]:
                     problem = error
@@ -141,6 +155,18 @@ class Pull:
                     break
         assert problem is not None  # a decision without a refusal has a step
         raise problem
+
+    def _others(self, steps: Sequence[Step], reference: Reference, request: Request) -> Sources:
+        """Who may go on with a download from the first of the steps, once that has broken."""
+        others: dict[str, OpenSource] = {}
+        if reference.digest is not None:
+            for before, step in pairwise(steps):
+                # By digest it is the same content, for whatever reason the next one may be asked.
+                if not any(may_ask(step, after=before, failed=reason) for reason in Fallback):
+                    break
+                reader = self._readers[step.endpoint]
+                others[step.endpoint] = partial(reader.source, step, reference.digest, request)
+        return others
 
     async def _in_order(
         self, decision: Decision, reference: Reference, kind: LinkKind

@@ -62,24 +62,27 @@ class Wire:
         path: str,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
+        begun: asyncio.Event | None = None,
     ) -> Reply:
-        """One request on a connection of its own."""
+        """One request on a connection of its own. `begun` is set once the answer's head is there."""
         lines = [f"{method} {path} HTTP/1.1", "Host: mirror.test", "Connection: close"]
         for name, value in {**self.default_headers, **(headers or {})}.items():
             lines.append(f"{name.replace('_', '-')}: {value}")
         if body is not None:
             lines.append(f"Content-Length: {len(body)}")
         head = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
-        return await self.raw(head + (body or b""), head=method == "HEAD")
+        return await self.raw(head + (body or b""), head=method == "HEAD", begun=begun)
 
-    async def raw(self, request: bytes, *, head: bool = False) -> Reply:
+    async def raw(
+        self, request: bytes, *, head: bool = False, begun: asyncio.Event | None = None
+    ) -> Reply:
         """Send these bytes and read one answer."""
         async with asyncio.timeout(SECONDS):
             reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
             try:
                 writer.write(request)
                 await writer.drain()
-                return await read_reply(reader, head=head)
+                return await read_reply(reader, head=head, begun=begun)
             finally:
                 writer.close()
                 try:
@@ -88,9 +91,13 @@ class Wire:
                     pass
 
 
-async def read_reply(reader: asyncio.StreamReader, *, head: bool = False) -> Reply:
+async def read_reply(
+    reader: asyncio.StreamReader, *, head: bool = False, begun: asyncio.Event | None = None
+) -> Reply:
     """Read one answer, however it is framed."""
     raw = await reader.readuntil(b"\r\n\r\n")
+    if begun is not None:
+        begun.set()
     first, *lines = raw.decode("latin-1").split("\r\n")[:-2]
     status = int(first.split()[1])
     headers = {}

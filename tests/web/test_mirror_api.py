@@ -588,7 +588,10 @@ async def test_a_range_far_ahead_of_the_download_does_not_wait_for_it(
 
     hub.paths[path] = answer
     async with serving(policy(hub)) as wire:
-        whole = asyncio.ensure_future(wire.get(path))
+        begun = asyncio.Event()
+        whole = asyncio.ensure_future(wire.send("GET", path, begun=begun))
+        async with asyncio.timeout(20):
+            await begun.wait()
         footer = await wire.get(path, Range="bytes=-100")
         assert (footer.status, footer.body) == (206, large[-100:])
         start = AHEAD_BYTES + 5000

@@ -109,8 +109,10 @@ async def test_a_client_that_meets_a_prefetch_joins_it(serving: Serving, hub: Up
     async with serving(policy(hub)) as wire:
         await wire.get("/v2/library/app/manifests/1")
         await until(lambda: asked(hub, BLOBS[1]) == [1])
-        pulls = [asyncio.ensure_future(wire.get(path)) for _ in range(5)]
-        await asyncio.sleep(0.05)
+        begun = [asyncio.Event() for _ in range(5)]
+        pulls = [asyncio.ensure_future(wire.send("GET", path, begun=event)) for event in begun]
+        async with asyncio.timeout(20):
+            await asyncio.gather(*(event.wait() for event in begun))
         gate.set()
         replies = await asyncio.gather(*pulls)
     assert [reply.body == BLOBS[1] for reply in replies] == [True] * 5

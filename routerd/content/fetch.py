@@ -136,12 +136,16 @@ class Fetch:
         """Bytes that can be read."""
         return self._followed if self._spool is None else self._spool.written
 
+    async def ended(self) -> None:
+        """Wait until it has let go of its file, however it went."""
+        while not self._ended:
+            await self._changed.wait()
+
     async def kept(self) -> None:
         """Wait until it is stored and linked, which is after the last bytes can be read. Raises what
         kept it from that.
         """
-        while not self._ended:
-            await self._changed.wait()
+        await self.ended()
         if self._failure is not None:
             raise self._failure
 

@@ -75,6 +75,7 @@ class FetchTable:
         running = self._running.get(key)
         is_new = running is None or running.fetch.has_failed
         if running is None or running.fetch.has_failed:
+            former = None if running is None else running.fetch
             fetch = Fetch(store, digest, scope, open_source)
             running = _Running(fetch, turns.enter(client, ahead=ahead))
             if not ahead and not running.turn.begun.is_set():
@@ -85,7 +86,7 @@ class FetchTable:
                     scope.endpoint,
                     turns.waiting,
                 )
-            self._tasks.spawn(f"fetch {digest}", self._run(key, running, turns))
+            self._tasks.spawn(f"fetch {digest}", self._run(key, running, turns, former))
             self._running[key] = running
         elif not ahead:
             turns.join(running.turn, client)
@@ -93,13 +94,19 @@ class FetchTable:
         return running.fetch, is_new
 
     async def _run(
-        self, key: tuple[ContentStore, str, Digest], running: _Running, turns: Turns
+        self,
+        key: tuple[ContentStore, str, Digest],
+        running: _Running,
+        turns: Turns,
+        former: Fetch | None,
     ) -> None:
         _, endpoint, _ = key
         fetch = running.fetch
         try:
             try:
                 await running.turn.begin(TURN_SECONDS)
+                if former is not None:
+                    await former.ended()  # else what it told would pass for another process's word
             except TimeoutError:
                 fetch.give_up(
                     RegistryError(

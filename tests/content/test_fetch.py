@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from routerd.content.directory import DirectoryStore
 from routerd.content.download import RESUMES_LIMIT
 from routerd.content.errors import StoreFull
-from routerd.content.fetch import Fetch
+from routerd.content.fetch import LOOK_SECONDS, Fetch
 from routerd.content.fetchtable import CLIENT_LIMIT, FILLS_LIMIT, FetchTable
 from routerd.content.ingest import FileIngest
 from routerd.content.links import Scope
+from routerd.content.spoolfile import DirectorySpoolFile
 from routerd.oci.errors import Code, RegistryError
 from routerd.oci.reference import Digest
 from routerd.runtime.blocking import THREADS, run_blocking
@@ -242,6 +243,39 @@ async def test_a_broken_download_is_resumed_where_it_broke(join: Join) -> None:
     upstream = Upstream(breaks=(700_000, 1_400_000))
     assert await read(join(upstream)) == DATA
     assert upstream.opened == [0, 700_000, 1_400_000]
+
+
+async def test_who_comes_while_a_failed_download_ends_takes_nothing_from_it(
+    join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has told is no other process's word: upstream may have nothing by now."""
+    release, let_go = DirectorySpoolFile.release, asyncio.Event()
+
+    async def late(file: DirectorySpoolFile, *, forget: bool) -> None:
+        await let_go.wait()
+        await release(file, forget=forget)
+
+    monkeypatch.setattr(DirectorySpoolFile, "release", late)
+    with pytest.raises(Broken):
+        await read(join(Upstream(breaks=(700_000,) * (2 * RESUMES_LIMIT))))
+    gone = Upstream()
+
+    @asynccontextmanager
+    async def refuse(start: int) -> AsyncIterator[Stream]:
+        gone.opened.append(start)
+        raise Broken
+        yield  # which makes it a generator
+
+    gone.open = refuse  # type: ignore[method-assign]
+    fetch = join(gone)
+    starting = asyncio.ensure_future(fetch.started())
+    await asyncio.sleep(5 * LOOK_SECONDS)
+    assert not starting.done()
+    assert gone.opened == []
+    let_go.set()
+    with pytest.raises(Broken):
+        await starting
+    await fetch.leave()
 
 
 async def test_an_upstream_that_cannot_resume_begins_anew_and_is_skipped(join: Join) -> None:

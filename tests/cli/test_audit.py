@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from lab.routerd import Routerd
+from lab.routerd import COMMAND, Routerd
 from routerd.cli.main import main
 from routerd.proxy.audit import AuditEntry, Gap
 from routerd.routing.policy import Action
@@ -168,8 +169,10 @@ def test_a_server_whose_trail_cannot_be_written_does_not_start(
         "admin: null", "admin: null, audit: {file: name/x.jsonl}"
     )
     server.policy.write_text(text)
-    result = CliRunner().invoke(main, ["serve", "--config", str(server.policy)])
-    assert result.exit_code == 1
+    # A process: it would set up the logging of the tests that follow.
+    command = [COMMAND, "serve", "--config", server.policy]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert result.returncode == 1
     assert "audit trail" in result.stderr
     assert "server.audit" in result.stderr
 

@@ -23,7 +23,9 @@ log = logging.getLogger("routerd.fetch")
 
 FILLS_LIMIT = 16  # downloads of one endpoint that run at once; the others wait their turn
 CLIENT_LIMIT = 8  # of these, downloads for one client
-TURN_SECONDS = 30.0  # that one waits for its turn; then its clients are told that upstream is busy
+# That one waits for its turn while none of those that have theirs receives anything; then its clients
+# are told that upstream is busy.
+TURN_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ class FetchTable:
         fetch = running.fetch
         try:
             try:
-                await running.turn.begin(TURN_SECONDS)
+                await self._begin(endpoint, running.turn, turns)
                 if former is not None:
                     await former.ended()  # else what it told would pass for another process's word
             except TimeoutError:
@@ -112,7 +114,7 @@ class FetchTable:
                     RegistryError(
                         Code.UNAVAILABLE,
                         f"{endpoint} is busy: {FILLS_LIMIT} downloads, or {CLIENT_LIMIT} of this client, "
-                        f"have run for {TURN_SECONDS:g} s",
+                        f"have received nothing for {TURN_SECONDS:g} s",
                         headers={"Retry-After": str(int(TURN_SECONDS))},
                     )
                 )
@@ -126,3 +128,18 @@ class FetchTable:
             self.completed += 1
             if self._running.get(key) is running:
                 del self._running[key]
+
+    async def _begin(self, endpoint: str, turn: Turn, turns: Turns) -> None:
+        """Wait for the turn. Raises TimeoutError where those that have theirs hang."""
+
+        def progress() -> tuple[int, int]:
+            fetches = (run.fetch for (_, name, _), run in self._running.items() if name == endpoint)
+            return turns.ended, sum(fetch.position for fetch in fetches)
+
+        while not turn.begun.is_set():
+            before = progress()
+            try:
+                await turn.begin(TURN_SECONDS)
+            except TimeoutError:
+                if progress() == before:
+                    raise

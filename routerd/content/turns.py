@@ -43,6 +43,7 @@ class Turns:
     """
 
     def __init__(self, limit: int, share: int) -> None:
+        self.ended = 0  # so far
         self._limit = limit
         self._share = share
         # By `ahead`; dicts, as sets that know their order.
@@ -76,6 +77,7 @@ class Turns:
 
     def leave(self, turn: Turn) -> None:
         """It is over, begun or not."""
+        self.ended += 1
         for places in (self._waiting, self._running):
             places[turn.ahead].pop(turn, None)
         self._admit()

@@ -40,6 +40,7 @@ class BulkReader(asyncio.Protocol):
         self._changed = asyncio.Event()
         self._closed = transport.is_closing()
         self._error: Exception | None = None
+        self._is_back = False
         self._socket: socket.socket | None = None
         if transport.get_extra_info("ssl_object") is None:
             # The event loop lets nobody else wait for a descriptor that a transport has.
@@ -48,7 +49,10 @@ class BulkReader(asyncio.Protocol):
         self._resume()
 
     def give_back(self) -> None:
-        """Let the former protocol have the connection again."""
+        """Let the former protocol have the connection again. Once is enough, and twice is no harm."""
+        if self._is_back:
+            return
+        self._is_back = True
         if self._alarm is not None:
             self._alarm.cancel()
         self._transport.set_protocol(self._former)

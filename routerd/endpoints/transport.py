@@ -96,6 +96,7 @@ class _Body(httpx.AsyncByteStream):
         self._answer = answer
         self._request = request
         self._stall = stall
+        self._reader: BulkReader | None = None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         content = self._answer.content
@@ -111,6 +112,8 @@ class _Body(httpx.AsyncByteStream):
             raise translated(error, self._request) from error
 
     async def aclose(self) -> None:
+        if self._reader is not None:
+            self._reader.give_back()  # whoever still holds the iterator keeps no descriptor with it
         # A body that was not read to its end makes its connection useless; one that was is reused.
         if self._answer.content.at_eof():
             self._answer.release()
@@ -139,7 +142,7 @@ class _Body(httpx.AsyncByteStream):
         if transport is None or protocol is None:
             raise aiohttp.ServerDisconnectedError
         protocol.pause_reading()  # with it stops aiohttp's own clock of silence
-        reader = BulkReader(
+        self._reader = reader = BulkReader(
             transport, answer.content_length - answer.content.total_bytes, self._stall
         )
         try:

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 import structlog
 from cachetools import TTLCache
 
 from routerd.oci.errors import RegistryError
-from routerd.oci.manifest import Manifest
+from routerd.oci.manifest import ACCEPT_ALL
 from routerd.oci.platform import of_platforms
 from routerd.oci.reference import Digest, Reference, Repository
 from routerd.proxy.answers import ManifestAnswer, Request
-from routerd.proxy.pull import Reader
+from routerd.proxy.pull import Pull
 from routerd.routing.decision import Step
 from routerd.runtime.tasks import Tasks
 
@@ -57,28 +57,26 @@ class Prefetcher:
 
     def __init__(
         self,
-        readers: Mapping[str, Reader],
+        pull: Pull,
         tasks: Tasks,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.dropped = 0  # so far, for want of room in a queue
-        self._readers = readers
+        self._pull = pull
         self._tasks = tasks
         self._queues: dict[str, _Queue] = {}
         self._recent: TTLCache[Seen, None] = TTLCache(RECENT_LIMIT, RECENT_SECONDS, timer=clock)
 
-    def follow(self, answer: ManifestAnswer, request: Request) -> None:
-        """Have fetched what the policy says of a manifest that a client has pulled."""
-        self._follow(answer.manifest, answer.source.step, request)
-
-    def _follow(self, manifest: Manifest, step: Step, request: Request) -> None:
+    def follow(self, repository: Repository, answer: ManifestAnswer, request: Request) -> None:
+        """Have fetched what the policy says of a manifest that a client has pulled from there."""
+        manifest, step = answer.manifest, answer.source.step
         wanted = step.cache.prefetch.value
         seen = (step.endpoint, step.repository, manifest.descriptor.digest)
         if not wanted.layers or seen in self._recent:
             return
         self._recent[seen] = None
         queue = self._queues.setdefault(step.endpoint, _Queue())
-        for job in self._jobs(manifest, step, request, seen):
+        for job in self._jobs(repository, answer, request, seen):
             if len(queue.waiting) >= QUEUE_LIMIT:
                 self._drop(job, step)
             else:
@@ -87,23 +85,24 @@ class Prefetcher:
             queue.workers += 1
             self._tasks.spawn(f"prefetch {step.endpoint}", self._work(queue, step.endpoint))
 
-    def _jobs(self, manifest: Manifest, step: Step, request: Request, seen: Seen) -> Iterator[_Job]:
-        reader = self._readers[step.endpoint]
-
+    def _jobs(
+        self, repository: Repository, answer: ManifestAnswer, request: Request, seen: Seen
+    ) -> Iterator[_Job]:
         def child(digest: Digest) -> Callable[[], Awaitable[object]]:
             async def fetch() -> None:
-                reference = Reference(step.repository, digest=digest)
-                answer = await reader.manifest(step, reference, request)
-                self._follow(answer.manifest, step, request)
+                reference = Reference(repository, digest=digest)
+                child = await self._pull.manifest(reference, [ACCEPT_ALL], request)
+                self.follow(repository, child, request)
 
             return fetch
 
         def blob(digest: Digest) -> Callable[[], Awaitable[object]]:
-            return lambda: reader.keep(step, digest, request, {}, _unseen)
+            return lambda: self._pull.keep(Reference(repository, digest=digest), request, _unseen)
 
-        for found in of_platforms(manifest.children, step.cache.prefetch.value.platforms):
+        platforms = answer.source.step.cache.prefetch.value.platforms
+        for found in of_platforms(answer.manifest.children, platforms):
             yield _Job(found.digest, seen, child(found.digest))
-        for descriptor in manifest.required_blobs:
+        for descriptor in answer.manifest.required_blobs:
             yield _Job(descriptor.digest, seen, blob(descriptor.digest))
 
     async def _work(self, queue: _Queue, endpoint: str) -> None:

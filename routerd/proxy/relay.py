@@ -14,6 +14,8 @@ import structlog
 
 from routerd.content.download import OpenSource, Source
 from routerd.endpoints.base import EndpointError
+from routerd.oci.errors import Code
+from routerd.routing.policy import Fallback
 
 # What to open by the name of its endpoint, in the order of the route.
 Sources = Mapping[str, OpenSource]
@@ -32,6 +34,7 @@ class Relay:
         self._sources = list(sources.items())
         self._current = 0
         self._opened_at: int | None = None  # the last time
+        self._size: int | None = None  # of the whole, as the first one said
 
     @asynccontextmanager
     async def open(self, start: int) -> AsyncGenerator[Source]:
@@ -49,13 +52,29 @@ class Relay:
         for number in range(self._current, self._current + candidates):
             name, open_source = self._sources[number % count]
             try:
-                source = await stack.enter_async_context(open_source(start))
+                source = await self._open(stack, open_source, start, is_other=number % count > 0)
             except EndpointError as error:
                 problem = problem or error
                 continue
-            if self._opened_at is not None and number % count:
+            if number % count:
                 log.warning("a download goes on elsewhere", endpoint=name, position=start)
             self._current, self._opened_at = number % count, start
             return source
         assert problem is not None  # there is at least one candidate
         raise problem
+
+    async def _open(
+        self, stack: AsyncExitStack, open_source: OpenSource, start: int, *, is_other: bool
+    ) -> Source:
+        async with AsyncExitStack() as opening:
+            source = await opening.enter_async_context(open_source(start))
+            # What does not fit to what was received is not to spoil that.
+            if is_other and source.size not in (None, self._size) and self._size is not None:
+                raise EndpointError(
+                    Fallback.UNAVAILABLE,
+                    Code.UNAVAILABLE,
+                    f"it says {source.size} bytes where the first said {self._size}",
+                )
+            self._size = self._size or source.size
+            stack.push_async_exit(opening.pop_all())
+            return source

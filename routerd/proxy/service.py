@@ -133,7 +133,7 @@ class Service:
             keep_watch(stores, self.tasks)
         self.pull = Pull(policy.table, readers)
         self.push = Push(policy.table, endpoints, self.pull)
-        self.prefetcher = Prefetcher(readers, self.tasks)
+        self.prefetcher = Prefetcher(self.pull, self.tasks)
         self.warm = Warm(self.pull)
         self.listing = Listing(policy.table, readers)
         self._keep_warm(endpoints)

@@ -132,14 +132,18 @@ class RegistryConnection(ASGIHTTPConnection):
         """As Quart does it, but with the end of the body in the same message where that may be."""
         assert isinstance(response, Response)
         headers = encode_headers(response.headers)
-        await send(
-            {"type": "http.response.start", "status": response.status_code, "headers": headers}
-        )
+        start: ASGISendEvent = {
+            "type": "http.response.start",
+            "status": response.status_code,
+            "headers": headers,
+        }
         body = response.response
         if isinstance(body, DataBody) and self._request_body.has_ended:
+            await send(start)
             await send({"type": "http.response.body", "body": body.data, "more_body": False})
             return
-        async with body as parts:
+        async with body as parts:  # which is closed also where the head cannot be sent any more
+            await send(start)
             async for part in parts:
                 await self._send_part(send, part)
         # Closing with unread bytes resets the connection under the answer.

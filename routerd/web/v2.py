@@ -117,7 +117,7 @@ class RegistryApi:
         accept = http.headers.getlist("Accept")
         answer = await self._service.pull.manifest(reference, accept, asked)
         if http.method == "GET":  # who only looks does not go on to pull
-            self._service.prefetcher.follow(answer, asked)
+            self._service.prefetcher.follow(reference.repository, answer, asked)
         _note(http, answer.source)
         http.record.digest = str(answer.manifest.descriptor.digest)
         return responses.manifest(

@@ -467,6 +467,26 @@ async def test_a_turn_that_does_not_come_is_an_error(
     await until_kept(fetches)
 
 
+async def test_who_waits_while_the_others_receive_is_not_told_that_upstream_is_busy(
+    join: Join, fetches: FetchTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("routerd.content.fetchtable.TURN_SECONDS", 0.05)
+    slow = [Upstream(os.urandom(10), chunk=1) for _ in range(FILLS_LIMIT)]
+    gates = [[upstream.gate(position) for position in range(10)] for upstream in slow]
+    for upstream in slow:
+        await join(upstream, digest=Digest.of(upstream.data)).leave()
+    late = join(Upstream())
+    for position in range(6):  # several times as long as a turn is waited for
+        gates[0][position].set()
+        await asyncio.sleep(0.04)
+        assert not late.has_failed
+    for gate in gates:
+        for event in gate:
+            event.set()
+    assert await read(late) == DATA
+    await until_kept(fetches)
+
+
 async def test_a_fill_that_is_cancelled_leaves_its_file_to_the_thread_that_writes(
     store: DirectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -133,6 +133,25 @@ async def test_who_is_cancelled_leaves_no_connection_half_read(
     assert len(hub.connections) == 2
 
 
+async def test_closing_lets_go_of_the_connection_whoever_holds_the_iterator(
+    http: httpx.AsyncClient, hub: Upstream
+) -> None:
+    """An error that is kept holds the frames that it came through."""
+    hub.paths["/large"] = Script(LARGE, gate=asyncio.Event(), before_gate=2 * BULK_BYTES)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    answer = await http.send(http.build_request("GET", f"{hub.url}/large"), stream=True)
+    chunks = answer.aiter_raw()
+    assert await anext(chunks)
+    assert await anext(chunks)
+    await answer.aclose()
+    await hub.stop()
+    async with asyncio.timeout(5):
+        while len(list(Path("/proc/self/fd").iterdir())) > before:
+            await asyncio.sleep(0.005)
+    await hub.start()
+    del chunks
+
+
 async def test_what_follows_a_body_is_not_part_of_it(
     http: httpx.AsyncClient, hub: Upstream
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 
@@ -134,6 +135,37 @@ async def test_where_nobody_has_the_rest_the_answer_ends_short(
         assert not reply.complete
         assert LAYER.startswith(reply.body)
     assert ranges(backup), "it was asked"
+
+
+async def test_another_size_at_the_next_endpoint_spoils_nothing(
+    serving: Serving, hub: Upstream, backup: Upstream
+) -> None:
+    backup.paths[BLOB] = Script(b"x" * 400, ranges=False)
+    async with serving(policy(hub, backup)) as wire:
+        reply = await wire.get(BLOB)
+        assert not reply.complete
+        assert LAYER.startswith(reply.body)
+        hub.blob("library/app", LAYER)
+        assert (await wire.get(BLOB)).body == LAYER
+    assert ranges(hub)[-1] > 0, "what was received is gone on with"
+
+
+async def test_who_joins_a_prefetch_has_the_rest_from_the_next_endpoint_too(
+    serving: Serving, hub: Upstream, backup: Upstream
+) -> None:
+    hub.blob("library/app", b"config")
+    hub.manifest("library/app", "1", image(b"config", LAYER))
+    backup.blob("library/app", LAYER)
+    text = policy(hub, backup).replace(
+        "cache: local\n", "cache: {store: local, prefetch: layers}\n"
+    )
+    async with serving(text) as wire:
+        assert (await wire.get("/v2/library/app/manifests/1")).status == 200
+        async with asyncio.timeout(10):
+            while not ranges(hub):
+                await asyncio.sleep(0.005)
+        assert (await wire.get(BLOB)).body == LAYER
+    assert len(ranges(backup)) == 1
 
 
 async def test_what_the_next_endpoint_sends_must_be_the_content(

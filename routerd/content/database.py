@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -114,18 +114,26 @@ class Database:
 
     async def lookup(self, key: tuple[object, ...], query: Callable[[Connection], T]) -> T:
         """`query`, remembered until anything in the index changes, whoever changes it."""
+        found: T = (await self.lookups({key: query}))[key]
+        return found
+
+    async def lookups(
+        self, queries: Mapping[tuple[object, ...], Callable[[Connection], Any]]
+    ) -> dict[tuple[object, ...], Any]:
+        """Several of them at the cost of one: what is not remembered is read on one thread."""
         seen = self._change_counter()
         if seen != self._seen:
             self._known.clear()
             self._seen = seen
-        if key not in self._known:
-            found = await self.read(query)
-            if self._change_counter() != seen or self._seen != seen:
-                return found  # something moved meanwhile: right now, but not to be remembered
-            self._known[key] = found
-            return found
-        known: T = self._known[key]
-        return known
+        known = {key: self._known[key] for key in queries if key in self._known}
+        missing = {key: query for key, query in queries.items() if key not in known}
+        if not missing:
+            return known
+        found = await self.read(lambda c: {key: query(c) for key, query in missing.items()})
+        # Where something moved meanwhile it is right now, but not to be remembered.
+        if self._change_counter() == seen == self._seen:
+            self._known.update(found)
+        return {**known, **found}
 
     def _change_counter(self) -> int:
         assert self._watch is not None, "the index is not started"

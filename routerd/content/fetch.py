@@ -71,6 +71,7 @@ class Fetch:
         self._admitted: set[Scope] = set()
         self._linked: set[Scope] = set()
         self._kept = False  # in the store
+        self._telling: asyncio.Future[None] | None = None  # of upstream's first answer
 
     @property
     def position(self) -> int:
@@ -188,6 +189,8 @@ class Fetch:
 
     async def _end(self, *, forget: bool) -> None:
         try:
+            if self._telling is not None:  # a failure of it is not the first one, or was raised
+                await asyncio.wait({self._telling})
             if self._spool is not None:
                 await self._spool.settle(keep=not forget)
             await self._file.release(forget=forget)
@@ -251,6 +254,8 @@ class Fetch:
         async def verify() -> None:
             assert self._spool is not None
             await self._spool.flush()
+            if self._telling is not None:
+                await self._telling
             if not await run_blocking(ingest.matches, self.digest):
                 raise WrongContent(f"upstream sent content that is not {self.digest}")
 
@@ -297,7 +302,8 @@ class Fetch:
         self._answered = True
         self.size = size
         self._admitted.add(self.asked_in)
-        await self._file.tell(Told(self.asked_in.repository, size))
+        # Those who follow may hear of it a moment later; who waits here need not wait for that.
+        self._telling = asyncio.ensure_future(self._file.tell(Told(self.asked_in.repository, size)))
         self.has_begun = True
         self._announce()
 

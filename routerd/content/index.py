@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 
 from sqlalchemy import Connection, delete, insert, select, update
 
@@ -31,6 +32,7 @@ from routerd.content.statements import (
     know_blob,
     put,
     refuse_other_tag,
+    select_has,
     select_link,
     select_tag,
     set_state,
@@ -126,19 +128,23 @@ class Index:
 
     async def endpoint_has(self, endpoint: str, digest: Digest) -> bool:
         """Whether any repository of the endpoint has a link to the content as a blob."""
-        k = schema.links.c
-        query = (
-            select(k.digest)
-            .join(schema.blobs, schema.blobs.c.digest == k.digest)
-            .where(
-                k.digest == str(digest),
-                k.kind == str(LinkKind.BLOB),
-                k.endpoint == endpoint,
-                schema.blobs.c.state == "stored",
-            )
-            .limit(1)
+        return await self._database.lookup(
+            ("has", endpoint, digest), lambda c: select_has(c, endpoint, digest)
         )
-        return await self._database.read(lambda c: c.execute(query).first() is not None)
+
+    async def at_hand(self, scope: Scope, digest: Digest, endpoints: Sequence[str]) -> None:
+        """Have at hand what `link` says of it as a blob and `endpoint_has` of these endpoints: a miss
+        asks for all of it, and each look-up alone would be another hop to a thread.
+        """
+        kind = LinkKind.BLOB
+        queries: dict[tuple[object, ...], Callable[[Connection], object]] = {
+            ("has", endpoint, digest): partial(select_has, endpoint=endpoint, digest=digest)
+            for endpoint in endpoints
+        }
+        queries["link", scope, digest, kind] = partial(
+            select_link, scope=scope, digest=digest, kind=kind
+        )
+        await self._database.lookups(queries)
 
     # Writing
 

@@ -144,9 +144,10 @@ class Spool:
                 return batch, True
             batch.append(chunk)
             size += len(chunk)
+            if self._ingest.offset == 0:
+                break  # somebody waits for the first bytes
             if until is None:
-                # Somebody waits for the first bytes.
-                until = monotonic() + (BATCH_SECONDS if self._ingest.offset else 0)
+                until = monotonic() + BATCH_SECONDS
             seconds = max(0.0, until - monotonic())
         return batch, False
 

@@ -54,6 +54,8 @@ class DirectorySpoolFile:
             # What an earlier filler verified may have been lost with the power since.
             self._told = None if told is None else Told(told.repository, told.size)
             self._lock.write(self._told)
+            if self._told is None and self._reading is None:
+                self._open_ingest()  # it will be needed, and costs no further hop to a thread
         except OSError as error:
             if error.errno in FULL:
                 raise StoreFull from error
@@ -64,6 +66,8 @@ class DirectorySpoolFile:
         """The bytes that are there, for the filler to go on with. Raises StoreFull, and
         SpoolReplaced where they are not those that were followed before.
         """
+        if self._ingest is not None:
+            return self._ingest
         return await finish_blocking(self._open_ingest)
 
     def _open_ingest(self) -> FileIngest:

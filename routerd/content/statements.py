@@ -8,7 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Table,
+    and_,
+    bindparam,
+    delete,
+    func,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from routerd.content import schema
@@ -130,23 +141,59 @@ def add_edges(connection: Connection, manifest: Manifest) -> None:
             connection.execute(upsert(schema.edges).values(**row).on_conflict_do_nothing())
 
 
+# Made once: making and comparing a statement costs more than asking it.
+_LINK = (
+    select(
+        schema.links.c.media_type,
+        schema.blobs.c.size,
+        schema.links.c.created_by,
+        schema.links.c.created_at,
+    )
+    .join(schema.blobs, schema.blobs.c.digest == schema.links.c.digest)
+    .where(
+        schema.links.c.endpoint == bindparam("endpoint"),
+        schema.links.c.repository == bindparam("repository"),
+        schema.links.c.digest == bindparam("digest"),
+        schema.links.c.kind == bindparam("kind"),
+        schema.blobs.c.state == "stored",
+    )
+)
+
+
 def select_link(
     connection: Connection, scope: Scope, digest: Digest, kind: LinkKind
 ) -> Link | None:
-    k, b = schema.links.c, schema.blobs.c
     row = connection.execute(
-        select(k.media_type, b.size, k.created_by, k.created_at)
-        .join(schema.blobs, b.digest == k.digest)
-        .where(
-            in_scope(schema.links, scope),
-            k.digest == str(digest),
-            k.kind == str(kind),
-            b.state == "stored",
-        )
+        _LINK,
+        {
+            "endpoint": scope.endpoint,
+            "repository": scope.repository,
+            "digest": str(digest),
+            "kind": str(kind),
+        },
     ).first()
     if row is None:
         return None
     return Link(digest, kind, row.media_type, row.size, row.created_by, row.created_at)
+
+
+_HAS = (
+    select(schema.links.c.digest)
+    .join(schema.blobs, schema.blobs.c.digest == schema.links.c.digest)
+    .where(
+        schema.links.c.digest == bindparam("digest"),
+        schema.links.c.kind == str(LinkKind.BLOB),
+        schema.links.c.endpoint == bindparam("endpoint"),
+        schema.blobs.c.state == "stored",
+    )
+    .limit(1)
+)
+
+
+def select_has(connection: Connection, endpoint: str, digest: Digest) -> bool:
+    """Whether any repository of the endpoint has a link to the content as a blob."""
+    found = connection.execute(_HAS, {"digest": str(digest), "endpoint": endpoint})
+    return found.first() is not None
 
 
 def select_tag(connection: Connection, scope: Scope, tag: Tag) -> TagEntry | None:

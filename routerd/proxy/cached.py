@@ -162,6 +162,7 @@ class CachedEndpoint:
     async def _stored(
         self, scope: Scope, step: Step, digest: Digest, request: Request
     ) -> BlobHandle | None:
+        await self.store.index.at_hand(scope, digest, self._provable)
         handle = await self.store.open(scope, digest)
         if handle is None and await self._is_stored(digest):
             # Another repository of this endpoint has it, or another account saw it: here it is seen

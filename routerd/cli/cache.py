@@ -225,8 +225,8 @@ def gc(config: Path, form: str) -> None:
 def verify(store: str | None, rate: str, config: Path, form: str) -> None:
     """Hash everything stored again. What is wrong is no longer served and goes into quarantine.
 
-    Exit status: 0 all is right, 1 something is not. What is cached is fetched anew by the next pull;
-    what was pushed has to be pushed again.
+    Exit status: 0 all is right, 1 something was not. What is cached is fetched again; what was pushed
+    has to be pushed again.
     """
     arguments = {"store": store, "rate": _bytes(rate)}
     rows = list(_with_progress(rows_of(load_or_exit(config), "verify", arguments)))
@@ -262,9 +262,13 @@ def _print_verified(row: Row) -> None:
         elif row["pushed"]:
             click.echo(f"  PUSHED by   {join(row['pushed_by'])}: push it again, or restore it")
         else:
-            click.echo("  cached      the next pull fetches it again")
+            click.echo("  cached      to be fetched again")
         if row["quarantined"]:
             click.echo(f"  quarantine  {row['quarantined']}")
+        return
+    if row["kind"] == "refetched":
+        not_yet = f"not fetched again, which the next pull does: {row['error']}"
+        click.echo(f"{row['digest']}: {not_yet if row['error'] else 'fetched again'}")
         return
     click.echo(
         f"{row['store']}: {row['blobs']} blobs, {size(row['bytes'])} checked, "

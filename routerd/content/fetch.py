@@ -71,7 +71,7 @@ class Fetch:
         self._admitted: set[Scope] = set()
         self._linked: set[Scope] = set()
         self._kept = False  # in the store
-        self._telling: asyncio.Future[None] | None = None  # of upstream's first answer
+        self._telling: asyncio.Future[None] | None = None  # what it told last
 
     @property
     def position(self) -> int:
@@ -255,7 +255,7 @@ class Fetch:
             assert self._spool is not None
             await self._spool.flush()
             if self._telling is not None:
-                await self._telling
+                await asyncio.shield(self._telling)
             if not await run_blocking(ingest.matches, self.digest):
                 raise WrongContent(f"upstream sent content that is not {self.digest}")
 
@@ -269,7 +269,10 @@ class Fetch:
         self._verified = True
         self._announce()
         # Readers have everything; what follows is only so that the next one finds it.
-        await self._file.tell(Told(self.asked_in.repository, ingest.offset, verified=True))
+        self._telling = self._file.tell(
+            Told(self.asked_in.repository, ingest.offset, verified=True)
+        )
+        await asyncio.shield(self._telling)
         scopes = set(self._admitted)
         await ingest.commit(self.digest, scopes)
         self._linked |= scopes
@@ -303,7 +306,7 @@ class Fetch:
         self.size = size
         self._admitted.add(self.asked_in)
         # Those who follow may hear of it a moment later; who waits here need not wait for that.
-        self._telling = asyncio.ensure_future(self._file.tell(Told(self.asked_in.repository, size)))
+        self._telling = self._file.tell(Told(self.asked_in.repository, size))
         self.has_begun = True
         self._announce()
 

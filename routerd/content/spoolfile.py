@@ -12,6 +12,7 @@ Nothing rests on the lock but that there is one download: content is what its di
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import os
@@ -22,7 +23,7 @@ from pathlib import Path
 from routerd.content.errors import StoreFull
 from routerd.content.ingest import FileIngest
 from routerd.content.store import SpoolReplaced, Told
-from routerd.runtime.blocking import finish_blocking
+from routerd.runtime.blocking import finish_blocking, start_blocking
 from routerd.runtime.files import FULL, FilePart
 
 LOCK_SUFFIX = ".lock"
@@ -103,11 +104,11 @@ class DirectorySpoolFile:
         """What the filler tells; of the one elected here, what an earlier one told."""
         return self._told
 
-    async def tell(self, told: Told) -> None:
-        """The filler's word to those who follow."""
+    def tell(self, told: Told) -> asyncio.Future[None]:
+        """The filler's word to those who follow, done once it can be read. Before `release`."""
         assert self._lock is not None, "only the filler tells"
         self._told = told
-        await finish_blocking(self._lock.write, told)
+        return start_blocking(self._lock.write, told)
 
     def look(self) -> int:
         """What the filler has come to: `told` anew, and the bytes that can be read."""

@@ -6,6 +6,7 @@ Owns the contract that no caller looks behind: nobody else knows a path. Does no
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -124,8 +125,8 @@ class SpoolFile(Protocol):
         """What the filler tells; of the one elected here, what an earlier one told."""
         ...
 
-    async def tell(self, told: Told) -> None:
-        """The filler's word to those who follow."""
+    def tell(self, told: Told) -> asyncio.Future[None]:
+        """The filler's word to those who follow, done once it can be read. Before `release`."""
         ...
 
     def look(self) -> int:

@@ -1,7 +1,7 @@
 """Stored content checked for damage: by command, and slowly in the background; and index backups.
 
 Owns who is told of damage and how loudly. Does not own a check (`content/verify.py`), a copy
-(`content/backup.py`) or fetching anew: damaged content is not seen, so the next pull does that.
+(`content/backup.py`) or fetching anew (`refetch.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from routerd.content.backup import BACKUP_SECONDS
 from routerd.content.directory import DirectoryStore
 from routerd.content.errors import StoreError, StoreFull
 from routerd.content.verify import Damage
+from routerd.proxy.refetch import Refetch
 from routerd.runtime.pace import Pace
 from routerd.runtime.tasks import Tasks
 
@@ -62,6 +63,18 @@ class Damaged:
 
 
 @dataclass(frozen=True, slots=True)
+class Refetched:
+    """What came of fetching damaged cached content again. `error` empty: it is there and right.
+    Else the next pull of it fetches it: damaged content is not seen.
+    """
+
+    kind: ClassVar[str] = "refetched"
+    store: str
+    digest: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class Verified:
     """The end of a check of one store. `index`: what is wrong with the index itself, or nothing."""
 
@@ -75,9 +88,9 @@ class Verified:
 
 
 async def verify(
-    name: str, store: DirectoryStore, rate: float
-) -> AsyncGenerator[Progress | Damaged | Verified, None]:
-    """Check everything in one store, at most `rate` bytes a second."""
+    name: str, store: DirectoryStore, rate: float, refetch: Refetch
+) -> AsyncGenerator[Progress | Damaged | Refetched | Verified, None]:
+    """Check everything in one store, at most `rate` bytes a second, and fetch again what is damaged."""
     totals = await store.inventory.totals()
     blobs = size = damaged = 0
     told_blobs = told_size = 0
@@ -85,7 +98,10 @@ async def verify(
         blobs, size = blobs + 1, size + one.size
         if one.damage is not None:
             damaged += 1
-            yield report(name, one.damage)
+            row = report(name, one.damage)
+            yield row
+            if not (row.pushed or row.served):
+                yield await fetch_again(name, one.damage, refetch)
         if size - told_size >= PROGRESS_BYTES or blobs - told_blobs >= PROGRESS_BLOBS:
             told_blobs, told_size = blobs, size
             yield Progress(name, blobs, size, totals.blobs, totals.size)
@@ -94,6 +110,16 @@ async def verify(
         log.error("the index is damaged: run `routerd cache rebuild`", store=name, why=problem)
     foreign = tuple(await store.verifier.foreign(FOREIGN_SHOWN))
     yield Verified(name, blobs, size, damaged, problem or "", foreign)
+
+
+async def fetch_again(store: str, damage: Damage, refetch: Refetch) -> Refetched:
+    """Fetch it again, and write to the log what came of it."""
+    error = await refetch.fetch(damage)
+    if error:
+        log.error("damaged content was not fetched again", digest=str(damage.digest), why=error)
+    else:
+        log.info("damaged content was fetched again", digest=str(damage.digest))
+    return Refetched(store, str(damage.digest), error)
 
 
 def report(store: str, damage: Damage) -> Damaged:
@@ -133,7 +159,7 @@ def report(store: str, damage: Damage) -> Damaged:
             **said,
         )
     else:
-        log.error("cached content is damaged: the next pull fetches it again", **said)
+        log.error("cached content is damaged: it is fetched again", **said)
     return row
 
 
@@ -141,16 +167,18 @@ def _named(repository: str, tag: str | None, digest: str) -> str:
     return f"{repository}@{digest}" if tag is None else f"{repository}:{tag}"
 
 
-def keep_watch(stores: Mapping[str, DirectoryStore], tasks: Tasks) -> None:
+def keep_watch(stores: Mapping[str, DirectoryStore], tasks: Tasks, refetch: Refetch) -> None:
     """Check and back up in the background, for as long as `tasks` lives."""
     for name, store in stores.items():
-        tasks.spawn(f"check of {name}", _check(name, store))
+        tasks.spawn(f"check of {name}", _check(name, store, tasks, refetch))
         tasks.spawn(f"index backups of {name}", _back_up(name, store))
 
 
-async def _check(name: str, store: DirectoryStore) -> None:
+async def _check(name: str, store: DirectoryStore, tasks: Tasks, refetch: Refetch) -> None:
     def on_damage(damage: Damage) -> None:
-        report(name, damage)
+        row = report(name, damage)
+        if not (row.pushed or row.served):
+            tasks.spawn(f"refetch {damage.digest}", fetch_again(name, damage, refetch))
 
     while True:
         try:

@@ -101,7 +101,7 @@ async def _verify(service: Service, arguments: Arguments) -> AsyncGenerator[Any,
         raise RegistryError(Code.NAME_UNKNOWN, f"the policy has no storage endpoint '{only}'")
     for name, store in service.stores.items():
         if only in (None, name):
-            async with aclosing(verify(name, store, rate)) as rows:
+            async with aclosing(verify(name, store, rate, service.refetch)) as rows:
                 async for row in rows:
                     yield row
 

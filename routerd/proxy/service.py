@@ -22,6 +22,7 @@ from routerd.content.fetchtable import FetchTable
 from routerd.content.store import ContentStore
 from routerd.endpoints.base import Endpoint, EndpointContext
 from routerd.endpoints.registry import lookup_type
+from routerd.oci.reference import Namespace
 from routerd.proxy.audit import AuditTrail
 from routerd.proxy.cached import CachedEndpoint
 from routerd.proxy.checking import keep_watch
@@ -32,6 +33,7 @@ from routerd.proxy.listing import Listing
 from routerd.proxy.prefetch import Prefetcher
 from routerd.proxy.pull import Pull, Reader
 from routerd.proxy.push import Push
+from routerd.proxy.refetch import Refetch
 from routerd.proxy.upkeep import Upkeep, retain_by
 from routerd.proxy.warm import Warm
 from routerd.proxy.warmschedule import LOCK_FILE, WarmSchedule
@@ -59,6 +61,7 @@ class Service:
     listing: Listing
     prefetcher: Prefetcher
     warm: Warm
+    refetch: Refetch
     audit: AuditTrail | None
     name: str
     stores: Mapping[str, DirectoryStore]  # by the storage endpoint's name
@@ -129,8 +132,9 @@ class Service:
         for name, store in stores.items():
             self._look_after(name, store, endpoints)
         self.stores, self.readers = stores, readers
+        self.refetch = Refetch(policy.table, readers, _namespaces(policy))
         if self._background:
-            keep_watch(stores, self.tasks)
+            keep_watch(stores, self.tasks, self.refetch)
         self.pull = Pull(policy.table, readers)
         self.push = Push(policy.table, endpoints, self.pull)
         self.prefetcher = Prefetcher(self.pull, self.tasks)
@@ -224,3 +228,9 @@ def _warn_of_strangers(policy: Policy) -> None:
         is_audit = audit is not None and audit.file.is_relative_to(path)
         if path.is_dir() and path not in known and not is_audit:
             log.warning("no storage endpoint of the policy uses this directory", path=str(path))
+
+
+def _namespaces(policy: Policy) -> dict[str, Namespace]:
+    """Of which each endpoint is; those that are of every one, or of their own kind, are left out."""
+    named = {name: spec.options.get("namespace") for name, spec in policy.endpoints.items()}
+    return {name: said for name, said in named.items() if said and said != "*"}

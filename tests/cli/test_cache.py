@@ -234,12 +234,17 @@ def spoil(server: Served, data: bytes) -> None:
     path.write_bytes(bytes(len(data)))
 
 
-async def test_damage_is_found_told_and_fetched_again(either: Served) -> None:
+async def test_damage_is_found_told_and_fetched_again(either: Served, hub: Upstream) -> None:
     spoil(either, LAYER)
     spoil(either, b"layer")
     (either.data / "local" / "notes.txt").write_text("mine")
-    *damaged, end = await either.rows("verify", rate=1e9)
-    by_digest = {row["digest"]: row for row in damaged}
+    blob = f"/v2/library/app/blobs/{digest_of(LAYER)}"
+    before = hub.count("GET", blob)
+    *rows, end = await either.rows("verify", rate=1e9)
+    by_digest = {row["digest"]: row for row in rows if row["kind"] == "damaged"}
+    [again] = [row for row in rows if row["kind"] == "refetched"]
+    assert (again["digest"], again["error"]) == (digest_of(LAYER), "")
+    assert hub.count("GET", blob) == before + 1
     cached, pushed = by_digest[digest_of(LAYER)], by_digest[digest_of(b"layer")]
     assert (cached["pushed"], cached["listed_by"]) == (False, ["library/app:v1.0"])
     assert (pushed["pushed"], pushed["pushed_by"]) == (True, ["127.0.0.1"])
@@ -250,14 +255,28 @@ async def test_damage_is_found_told_and_fetched_again(either: Served) -> None:
         await either.start()
     wire = either.wire
     assert (await wire.get(f"/v2/team/app/blobs/{digest_of(b'layer')}")).status == 404
-    again = await wire.get(f"/v2/library/app/blobs/{digest_of(LAYER)}")
-    assert (again.body, again.headers["cache-status"]) == (LAYER, "routerd; fwd=miss; stored")
+    pulled = await wire.get(blob)
+    assert (pulled.body, pulled.headers["cache-status"]) == (LAYER, "routerd; hit")
     await push(either, "v1", b"layer")
-    await kept(wire, LAYER)
     [end] = await either.rows("verify")
     assert end["damaged"] == 0
     [store] = await either.rows("stat")
     assert (store["damaged"], store["quarantined"]) == (0, 2)
+
+
+async def test_what_cannot_be_fetched_again_now_is_by_the_next_pull(
+    either: Served, hub: Upstream
+) -> None:
+    spoil(either, LAYER)
+    await hub.stop()
+    _, again, end = await either.rows("verify", rate=1e9)
+    assert (again["kind"], again["digest"]) == ("refetched", digest_of(LAYER))
+    assert "hub" in again["error"]
+    assert end["damaged"] == 1
+    await hub.start()
+    if not either.is_running:
+        await either.start()
+    await kept(either.wire, LAYER)
 
 
 async def test_a_damaged_manifest_is_fetched_again(server: Served, hub: Upstream) -> None:
@@ -265,10 +284,14 @@ async def test_a_damaged_manifest_is_fetched_again(server: Served, hub: Upstream
     manifest = image(b"config", LAYER)
     assert (await server.wire.get(TAG)).body == manifest
     spoil(server, manifest)
+    path = f"/v2/library/app/manifests/{digest_of(manifest)}"
+    before = hub.count("GET", path)
     await server.rows("verify")
-    before = hub.count("GET", TAG)
+    assert hub.count("GET", path) == before + 1
     again = await server.wire.get(TAG)
-    assert (again.body, hub.count("GET", TAG)) == (manifest, before + 1)
+    assert again.body == manifest
+    [end] = await server.rows("verify")
+    assert end["damaged"] == 0
 
 
 async def test_the_socket_works_in_a_directory_with_a_long_name(

@@ -44,6 +44,8 @@ async def two(hub: Upstream, tmp_path: Path) -> AsyncIterator[Routerd]:
     # Starting waits, which would keep the upstream from answering if it asked; it does not.
     server = await asyncio.to_thread(Routerd, tmp_path, POLICY.format(url=hub.url))
     try:
+        # It is ready with the first of them; clients shall find both.
+        await until(lambda: server.process.tail().count("event=serving") == 2)
         yield server
     finally:
         await asyncio.to_thread(server.kill)

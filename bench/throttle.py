@@ -20,9 +20,11 @@ class Throttle:
         self._target = target
         self._rate = rate
         self._free_at = time.monotonic()
+        self._serving: set[asyncio.Task[None] | None] = set()  # which nobody else holds on to
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Forward one connection until either side ends it."""
+        self._serving.add(asyncio.current_task())
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._target)
         try:
             async with asyncio.TaskGroup() as both:
@@ -31,6 +33,7 @@ class Throttle:
         except* ConnectionError:
             pass  # one of the two has had enough
         finally:
+            self._serving.discard(asyncio.current_task())
             writer.close()
             up_writer.close()
 

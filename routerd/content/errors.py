@@ -6,6 +6,8 @@ Owns the failures that every floor above knows. Does not own what is wrong with 
 
 from __future__ import annotations
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from routerd.oci.errors import Code, RegistryError
 from routerd.oci.reference import Digest
 
@@ -32,3 +34,7 @@ class Vanished(RegistryError):
 
     def __init__(self, digest: Digest) -> None:
         super().__init__(Code.UNAVAILABLE, f"{digest} was removed meanwhile; try again")
+
+
+# What a store raises where its disk or its index fails, in whatever state that leaves a caller.
+TROUBLE = (StoreError, StoreFull, OSError, SQLAlchemyError)

@@ -13,6 +13,7 @@ import hashlib
 import logging
 import os
 import struct
+from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -31,7 +32,8 @@ class Questions:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._fd: int | None = None
-        self._held: set[int] = set()  # the places of its locks
+        # The places of its locks, and how many in this process hold each: to the kernel they are one.
+        self._held: Counter[int] = Counter()
 
     @asynccontextmanager
     async def turn(self, key: str) -> AsyncGenerator[bool]:
@@ -70,7 +72,7 @@ class Questions:
             if self._fd is None:
                 self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._set(self._fd, place, fcntl.F_WRLCK)
-            self._held.add(place)
+            self._held[place] += 1
         except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, as the file system likes
             return False
         except OSError as error:  # a full disk, or one without such locks: better asked twice
@@ -80,8 +82,10 @@ class Questions:
     def _unlock(self, place: int) -> None:
         """Let the byte go, where it was taken."""
         if self._fd is not None and place in self._held:
-            self._held.remove(place)
-            self._set(self._fd, place, fcntl.F_UNLCK)
+            self._held[place] -= 1
+            if not self._held[place]:
+                del self._held[place]
+                self._set(self._fd, place, fcntl.F_UNLCK)
 
     def _set(self, fd: int, place: int, kind: int) -> None:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, kind, os.SEEK_SET, place, 1, 0))

@@ -31,6 +31,7 @@ class Availability:
         self._name = name
         self._clock = clock
         self._failures = 0
+        self._closed_at = 0.0
         self._closed_until = 0.0
         self._probing = False  # one request finds out whether it is back
 
@@ -41,6 +42,7 @@ class Availability:
         A failure inside that reached nobody counts against it, an answer of any kind for it.
         """
         self._refuse()
+        begun = self._clock()
         probes = self._failures >= FAILURES
         self._probing = self._probing or probes
         try:
@@ -49,7 +51,7 @@ class Availability:
             if error.reached:
                 self._failures = 0
             else:
-                self._failed()
+                self._failed(begun)
             raise
         else:
             self._failures = 0
@@ -57,12 +59,15 @@ class Availability:
             if probes:
                 self._probing = False
 
-    def _failed(self) -> None:
+    def _failed(self, begun: float) -> None:
+        if self._failures >= FAILURES and begun <= self._closed_at:
+            return  # one of many in flight when it broke: that is known, and one outage
         self._failures += 1
         beyond = self._failures - FAILURES
         if beyond >= 0:
             wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(beyond, 16))
-            self._closed_until = self._clock() + wait
+            self._closed_at = self._clock()
+            self._closed_until = self._closed_at + wait
 
     def _refuse(self) -> None:
         now = self._clock()

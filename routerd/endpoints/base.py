@@ -54,24 +54,27 @@ class Via:
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
-    """What a tag (or digest) is at an endpoint, without its body. Times are UTC seconds.
-
-    `cache_control` and `etag` are the endpoint's own headers, empty where it sent none.
-    """
-
-    descriptor: Descriptor
-    cache_control: str = ""
-    etag: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Fetched:
     """A manifest as an endpoint sent it, its digest checked against its bytes."""
 
     manifest: Manifest
     cache_control: str = ""
     etag: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a tag (or digest) is at an endpoint. Times are UTC seconds.
+
+    `descriptor` is None where it is still what the ETag belongs to that was asked with. `fetched` is
+    the manifest itself, where finding out took a GET. `cache_control` and `etag` are the endpoint's
+    own headers, empty where it sent none.
+    """
+
+    descriptor: Descriptor | None
+    cache_control: str = ""
+    etag: str = ""
+    fetched: Fetched | None = None
 
 
 class BlobStream(Protocol):
@@ -134,8 +137,10 @@ class Endpoint(Protocol):
         """The repository's name there: the second half of the identity (endpoint, repository)."""
         ...
 
-    async def resolve(self, reference: Reference, via: Via) -> Resolved:
-        """HEAD: what the reference is now. Raises not_found, unavailable or denied."""
+    async def resolve(self, reference: Reference, via: Via, etag: str = "") -> Resolved:
+        """HEAD: what the reference is now, `etag` being that of what is known of it. Raises not_found,
+        unavailable or denied.
+        """
         ...
 
     async def manifest(self, reference: Reference, via: Via) -> Fetched:

@@ -45,7 +45,7 @@ class OfflineEndpoint:
         """As when it is online: what was stored then is its own."""
         return self._endpoint.scope(repository)
 
-    async def resolve(self, reference: Reference, via: Via) -> Resolved:
+    async def resolve(self, reference: Reference, via: Via, etag: str = "") -> Resolved:
         """Never asks."""
         self._refuse(str(reference))
 

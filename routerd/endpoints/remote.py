@@ -68,9 +68,9 @@ class RemoteEndpoint:
         """What the registry last said to this process, by URL and account; no more than counts."""
         return [limit for upstream in self._upstreams for limit in upstream.rate_limits()]
 
-    async def resolve(self, reference: Reference, via: Via) -> Resolved:
+    async def resolve(self, reference: Reference, via: Via, etag: str = "") -> Resolved:
         """HEAD, or GET where upstream's HEAD does not say the digest."""
-        return await self._ask(lambda upstream: upstream.resolve(reference, via))
+        return await self._ask(lambda upstream: upstream.resolve(reference, via, etag))
 
     async def manifest(self, reference: Reference, via: Via) -> Fetched:
         """GET, with the full Accept list; checked against every digest that was said."""

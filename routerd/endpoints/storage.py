@@ -53,7 +53,7 @@ class StorageEndpoint:
 
     # Reading
 
-    async def resolve(self, reference: Reference, via: Via) -> Resolved:
+    async def resolve(self, reference: Reference, via: Via, etag: str = "") -> Resolved:
         """What a tag or digest is here. Raises not_found."""
         return Resolved((await self.manifest(reference, via)).manifest.descriptor)
 

@@ -34,6 +34,11 @@ T = TypeVar("T")
 TAGS_LIMIT = 8 * 1024 * 1024  # bytes of one page of a tag list
 
 
+# Statuses of a HEAD that some registries have for what they give to a GET.
+DOUBTFUL_HEADS = frozenset({400, 404, 405, 501})
+NOT_MODIFIED = 304
+
+
 class Upstream:
     """One URL, asked with the account whose turn it is. Every method raises EndpointError."""
 
@@ -57,20 +62,25 @@ class Upstream:
         said = (account.rate_limit for account in self._client.accounts)
         return [limit for limit in said if limit is not None]
 
-    async def resolve(self, reference: Reference, via: Via) -> Resolved:
-        """HEAD, or GET where its HEAD does not say the digest."""
-        return await self._ask(lambda account: self._resolve(account, reference, via))
+    async def resolve(self, reference: Reference, via: Via, etag: str = "") -> Resolved:
+        """HEAD; GET, with If-None-Match, where its HEAD does not say the digest or is not to be believed."""
+        return await self._ask(lambda account: self._resolve(account, reference, via, etag))
 
-    async def _resolve(self, account: Account, reference: Reference, via: Via) -> Resolved:
+    async def _resolve(
+        self, account: Account, reference: Reference, via: Via, etag: str
+    ) -> Resolved:
         async with self._manifest(account, "HEAD", reference, via) as response:
-            digest = self._said_digest(response)
+            digest = None if response.is_error else self._said_digest(response)
             length = response.headers.get("Content-Length", "")
             media_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
             if digest is not None and length.isdecimal():
                 descriptor = Descriptor(media_type, digest, int(length))
                 return Resolved(descriptor, *_freshness(response))
-        fetched = await self._fetch(account, reference, via)
-        return Resolved(fetched.manifest.descriptor, fetched.cache_control, fetched.etag)
+        async with self._manifest(account, "GET", reference, via, etag) as response:
+            if response.status_code == NOT_MODIFIED:
+                return Resolved(None, *_freshness(response))
+            fetched = await self._read(response, reference)
+        return Resolved(fetched.manifest.descriptor, fetched.cache_control, fetched.etag, fetched)
 
     async def manifest(self, reference: Reference, via: Via) -> Fetched:
         """GET, with the full Accept list; checked against every digest that was said."""
@@ -78,15 +88,18 @@ class Upstream:
 
     async def _fetch(self, account: Account, reference: Reference, via: Via) -> Fetched:
         async with self._manifest(account, "GET", reference, via) as response:
-            said = self._said_digest(response)
-            body = await self._client.read(response, MANIFEST_LIMIT)
-            try:
-                manifest = Manifest.parse(
-                    body, response.headers.get("Content-Type", ""), reference.digest or said
-                )
-            except RegistryError as error:
-                raise self._client.broken(f"sent no manifest: {error.message}") from error
-            return Fetched(manifest, *_freshness(response))
+            return await self._read(response, reference)
+
+    async def _read(self, response: httpx.Response, reference: Reference) -> Fetched:
+        said = self._said_digest(response)
+        body = await self._client.read(response, MANIFEST_LIMIT)
+        try:
+            manifest = Manifest.parse(
+                body, response.headers.get("Content-Type", ""), reference.digest or said
+            )
+        except RegistryError as error:
+            raise self._client.broken(f"sent no manifest: {error.message}") from error
+        return Fetched(manifest, *_freshness(response))
 
     async def blob_size(self, repository: Repository, digest: Digest, via: Via) -> int:
         """HEAD of a blob."""
@@ -185,16 +198,24 @@ class Upstream:
 
     @asynccontextmanager
     async def _manifest(
-        self, account: Account, method: str, reference: Reference, via: Via
+        self, account: Account, method: str, reference: Reference, via: Via, etag: str = ""
     ) -> AsyncIterator[httpx.Response]:
+        """The answer, if it is the content; or, to a HEAD, that it is not known by one; or, with an
+        ETag, that it is still what that belongs to.
+        """
         headers = {"Accept": ACCEPT_ALL, "Accept-Encoding": "gzip"}
         if method == "HEAD":
             headers["Accept-Encoding"] = "identity"  # so that Content-Length is the manifest's
+        if etag:
+            headers["If-None-Match"] = etag
         path = f"manifests/{reference.in_path}"
         name = self._name(reference.repository)
         async with self._client.request(account, method, name, path, headers, via) as response:
-            self._check(account, response, Code.MANIFEST_UNKNOWN, str(reference))
-            self._refuse_html(response)
+            status = response.status_code
+            is_doubtful = method == "HEAD" and status in DOUBTFUL_HEADS
+            if not (is_doubtful or (etag and status == NOT_MODIFIED)):
+                self._check(account, response, Code.MANIFEST_UNKNOWN, str(reference))
+                self._refuse_html(response)
             yield response
 
     @asynccontextmanager

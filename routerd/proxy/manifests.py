@@ -170,15 +170,22 @@ class CachedManifests:
 
         async def ask() -> _Outcome:
             async with self._store.question(f"{wanted.scope} {wanted.reference.in_path}") as others:
-                if others and (told := await self._told(wanted, entry)) is not None:
+                if not others:
+                    return await ask_upstream()
+                if (told := await self._told(wanted, entry)) is not None:
                     return told
-                return await ask_upstream()
+            # Upstream did not answer whoever asked. All who waited ask at once: one after the other
+            # each would wait for its own timeout and for those of all before it.
+            return await ask_upstream()
 
         async def ask_upstream() -> _Outcome:
             try:
-                if entry is not None and (kept := await self._revalidate(wanted, entry)):
-                    return kept
-                fetched = await self._endpoint.manifest(wanted.reference, wanted.request.via)
+                found = None if entry is None else await self._revalidate(wanted, entry)
+                if isinstance(found, _Outcome):
+                    return found
+                fetched = found or await self._endpoint.manifest(
+                    wanted.reference, wanted.request.via
+                )
             except EndpointError as error:
                 await self._note_failure(wanted, entry, error.reason)
                 raise
@@ -211,15 +218,19 @@ class CachedManifests:
             raise self._failed_before(wanted)
         return None
 
-    async def _revalidate(self, wanted: Wanted, entry: TagEntry) -> _Outcome | None:
-        """HEAD, which Docker Hub does not count. None where the tag is another manifest now."""
+    async def _revalidate(self, wanted: Wanted, entry: TagEntry) -> _Outcome | Fetched | None:
+        """HEAD, which Docker Hub does not count. Where the tag is another manifest now: that, if
+        asking took a GET, else None.
+        """
         stored = await self._stored(wanted.scope, entry.digest)
         if stored is None:
             return None
-        resolved = await self._endpoint.resolve(wanted.reference, wanted.request.via)
-        if resolved.descriptor.digest != entry.digest:
-            return None
-        renewed = TagEntry(entry.digest, self._clock(), resolved.cache_control, resolved.etag)
+        resolved = await self._endpoint.resolve(wanted.reference, wanted.request.via, entry.etag)
+        if resolved.descriptor is not None and resolved.descriptor.digest != entry.digest:
+            return resolved.fetched
+        renewed = TagEntry(
+            entry.digest, self._clock(), resolved.cache_control, resolved.etag or entry.etag
+        )
         await self._write_down(wanted, renewed)
         return _Outcome(stored, Result.REVALIDATED, resolved.cache_control)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from routerd.content.errors import StoreFull
+from routerd.content.errors import TROUBLE
 from routerd.content.links import Scope
 from routerd.content.pulls import FLUSH_SECONDS
 from routerd.content.retention import RetainOf
@@ -41,14 +41,16 @@ class Upkeep:
             await self.once()
 
     async def once(self) -> None:
-        """What is due now."""
+        """What is due now. What goes wrong is said, and done again when it is next due: without upkeep
+        a store fills up, and what clients pulled looks unused.
+        """
         try:
             await self._store.index.pulls.flush()
             if await self._store.capacity.relieve() is None and await self._is_due():
                 await self._store.maintain()
                 await self._store.capacity.sweep()
-        except StoreFull as error:
-            log.error("a store could not be looked after", why=error.message)
+        except TROUBLE as error:
+            log.error("a store could not be looked after", why=str(error))
 
     async def _is_due(self) -> bool:
         swept_at = await self._store.capacity.swept_at()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import structlog
 
 from routerd.config.settings import WarmRule
+from routerd.content.errors import TROUBLE
 from routerd.endpoints.base import Endpoint, Quota, RateLimited
 from routerd.oci.errors import RegistryError
 from routerd.oci.reference import Reference
@@ -104,6 +105,9 @@ class WarmSchedule:
                 warmed = await self._warm.warm(reference, rule.platforms, _unseen)
             except RegistryError as error:
                 log.warning("not fetched ahead", reference=str(reference), why=error.message)
+                continue
+            except TROUBLE as error:  # the next round goes on
+                log.error("not fetched ahead", reference=str(reference), why=str(error))
                 continue
             if warmed.failed:
                 log.warning(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,25 @@ async def test_who_asks_the_same_waits_and_is_told_that_it_waited(path: Path) ->
     assert path.stat().st_size == 0
     one.close()
     other.close()
+
+
+async def test_the_last_of_a_process_lets_go(path: Path) -> None:
+    """A refresh and a pull of one tag ask the same beside each other."""
+    one, other = Questions(path), Questions(path)
+    async with one.turn("key"):
+        async with one.turn("key") as has_waited:
+            assert not has_waited
+        waiting = asyncio.ensure_future(anext(aiter(asking(other))))
+        await asyncio.sleep(0.02)
+        assert not waiting.done()
+    assert await waiting
+    one.close()
+    other.close()
+
+
+async def asking(questions: Questions) -> AsyncIterator[bool]:
+    async with questions.turn("key") as has_waited:
+        yield has_waited
 
 
 async def test_a_lock_dies_with_who_holds_it(path: Path) -> None:

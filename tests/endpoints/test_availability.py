@@ -70,6 +70,16 @@ def test_some_failures_in_a_row_close_it_for_a_short_and_growing_time(
     assert (waits[0], waits[-1]) == (FIRST_WAIT, LONGEST_WAIT)
 
 
+def test_one_blip_is_one_however_many_were_in_flight(hub_state: Availability, clock: Clock) -> None:
+    flights = [hub_state.attempt() for _ in range(20)]
+    for flight in flights:
+        flight.__enter__()
+    clock.now += 5.0
+    for flight in flights:
+        assert not flight.__exit__(EndpointError, down(), None)
+    assert "left alone for 2 s" in fail(hub_state)
+
+
 def test_one_request_finds_out_whether_it_is_back(hub_state: Availability, clock: Clock) -> None:
     for _ in range(FAILURES):
         fail(hub_state)

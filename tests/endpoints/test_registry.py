@@ -58,7 +58,7 @@ class Shelf:
     def scope(self, repository: Repository) -> str:
         return repository.name
 
-    async def resolve(self, reference: Reference, via: Via) -> Resolved:
+    async def resolve(self, reference: Reference, via: Via, etag: str = "") -> Resolved:
         return Resolved((await self.manifest(reference, via)).manifest.descriptor)
 
     async def manifest(self, reference: Reference, via: Via) -> Fetched:

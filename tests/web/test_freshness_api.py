@@ -311,3 +311,42 @@ async def test_a_clock_that_jumps_back_asks_again_and_serves_the_right_thing(
         hub.paths[PATH] = answer(503)
         clock.now -= 86400
         assert (await wire.get(PATH)).status == 200
+
+
+def no_heads(refusal: int, body: bytes, etag: str) -> Callable[[Asked], Script]:
+    """An upstream that answers manifests to GETs only, and conditional ones as they should be."""
+
+    def answered(one: Asked) -> Script:
+        headers = {"ETag": etag, "Content-Type": OCI_MANIFEST}
+        if one.method == "HEAD":
+            return Script(status=refusal)
+        if one.headers.get("if-none-match") == etag:
+            return Script(status=304, headers={"ETag": etag})
+        return Script(body, headers=headers)
+
+    return answered
+
+
+@pytest.mark.parametrize("refusal", [400, 404, 405, 501])
+async def test_what_is_not_known_by_a_head_is_asked_for_by_a_conditional_get(
+    serving: Serving, hub: Upstream, clock: Clock, refusal: int
+) -> None:
+    hub.paths[PATH] = no_heads(refusal, image(b"one"), '"1"')
+    async with serving(policy(hub), clock) as wire:
+        assert (await wire.get(PATH)).body == image(b"one")
+        for _ in range(2):
+            clock.now += 61
+            again = await wire.get(PATH)
+            assert again.body == image(b"one")
+            assert again.headers["cache-status"] == "routerd; fwd=stale; fwd-status=304; ttl=60"
+        hub.paths[PATH] = no_heads(refusal, image(b"two"), '"2"')
+        clock.now += 61
+        assert (await wire.get(PATH)).body == image(b"two")
+    conditions = [
+        one.headers.get("if-none-match")
+        for one in hub.asked
+        if one.method == "GET" and one.path == PATH
+    ]
+    assert conditions == [None, '"1"', '"1"', '"1"'], (
+        "a GET that brought the new one is not repeated"
+    )

@@ -178,6 +178,32 @@ async def test_what_a_route_denies_is_purged_by_its_endpoint(server: Served) -> 
     assert "no endpoint 'none' with a cache" in said
 
 
+LOGIN = "auth: {type: bearer, token: t}\n    namespace:"
+
+
+async def test_what_an_endpoint_hides_is_purged_by_its_name(tmp_path: Path, hub: Upstream) -> None:
+    server = Served(tmp_path, policy(hub).replace("namespace:", LOGIN))
+    await server.start()
+    assert (await server.wire.get(TAG)).status == 200
+    await server.stop()
+    server.policy.write_text(server.policy.read_text().replace(LOGIN, "namespace:"))
+    await server.start()
+    assert [row["endpoint"] for row in await server.rows("ls")] == ["~hub"]
+    assert "is cached at hub" in await refused(server, "purge", reference="app:v1.0")
+    said = await refused(server, "refresh", reference="app:v1.0", endpoint="~hub")
+    assert "no route leads" in said
+    for nobody in ("~none", "~~hub", "~local"):
+        assert await refused(server, "purge", reference="app:v1.0", endpoint=nobody)
+    await server.rows("pin", reference="app:v1.0", endpoint="~hub")
+    said = await refused(server, "purge", reference="app:v1.0", endpoint="~hub")
+    assert "pinned at ~hub as v1.0" in said
+    await server.rows("unpin", reference="app:v1.0", endpoint="~hub")
+    [row] = await server.rows("purge", reference="app:v1.0", endpoint="~hub")
+    assert (row["endpoint"], row["tags"], row["manifests"]) == ("~hub", 1, 1)
+    assert await server.rows("ls") == []
+    await server.stop()
+
+
 async def test_a_pin_is_shown_keeps_from_purging_and_goes(either: Served) -> None:
     [row] = await either.rows("pin", reference="app:v1.0")
     assert (row["pinned"], row["stored"]) == (True, True)

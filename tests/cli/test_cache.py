@@ -204,6 +204,38 @@ async def test_what_an_endpoint_hides_is_purged_by_its_name(tmp_path: Path, hub:
     await server.stop()
 
 
+LOOKS = ("ls", "stat", "verify", "gc")
+
+
+async def test_a_look_with_a_draft_leaves_the_stores_as_they_lie(
+    tmp_path: Path, hub: Upstream
+) -> None:
+    server = Served(tmp_path, policy(hub).replace("namespace:", LOGIN))
+    await server.start()
+    assert (await server.wire.get(TAG)).status == 200
+    await push(server, "v1", b"layer")
+    await server.stop()
+    text = server.policy.read_text()
+    draft = text.replace(LOGIN, "namespace:").replace("local", "kept")
+    draft = draft.replace("type: storage", "type: storage, previous_names: [local]")
+    server.policy.write_text(draft)
+    for name in LOOKS:
+        await server.rows(name)
+    assert [row["endpoint"] for row in await server.rows("ls")] == ["hub", "local"]
+    assert not (server.data / "kept").exists()
+    asked = len(hub.asked)
+    server.policy.write_text(text)
+    await server.start()
+    assert (await server.wire.get(TAG)).headers["cache-status"].startswith("routerd; hit")
+    assert (await server.wire.get("/v2/team/app/manifests/v1")).status == 200
+    await server.stop()
+    assert len(hub.asked) == asked
+    server.policy.write_text(draft)
+    await server.rows("refresh", reference="app:v1.0")
+    listed = [row["endpoint"] for row in await server.rows("ls")]
+    assert listed == ["hub", "kept", "~hub"], "what is asked in its name is not the former one's"
+
+
 async def test_a_pin_is_shown_keeps_from_purging_and_goes(either: Served) -> None:
     [row] = await either.rows("pin", reference="app:v1.0")
     assert (row["pinned"], row["stored"]) == (True, True)

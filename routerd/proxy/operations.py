@@ -76,7 +76,8 @@ def _reference(service: Service, arguments: Arguments) -> Reference:
 
 
 def _ls(service: Service, arguments: Arguments) -> AsyncGenerator[Any, None]:
-    return holdings.ls(service.stores, arguments.get("endpoint"), arguments.get("repository"))
+    endpoint, repository = arguments.get("endpoint"), arguments.get("repository")
+    return holdings.ls(service.stores, service.readers, endpoint, repository)
 
 
 def _stat(service: Service, _arguments: Arguments) -> AsyncGenerator[Any, None]:

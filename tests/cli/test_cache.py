@@ -112,6 +112,18 @@ async def test_ls_and_stat_tell_what_a_team_wants_to_know(either: Served) -> Non
     assert 0 < store["free"] <= store["capacity"]
 
 
+async def test_ls_refuses_a_name_that_is_no_endpoints(either: Served, hub: Upstream) -> None:
+    said = await refused(either, "ls", endpoint="nope")
+    assert said == "the policy has no endpoint 'nope', and nothing is stored of one"
+    assert await either.rows("ls", endpoint="local", repository="nothing") == []
+    assert await either.rows("ls", endpoint="~hub") == [], "it hides nothing"
+    await either.stop()
+    either.policy.write_text(either.policy.read_text().replace("hub", "docker"))
+    [row] = await either.rows("ls", endpoint="hub")
+    assert row["endpoint"] == "hub", "what the policy names no longer can be seen"
+    assert await either.rows("ls", endpoint="docker") == []
+
+
 async def test_a_purge_is_seen_by_the_next_request(server: Served, hub: Upstream) -> None:
     wire = server.wire
     assert (await wire.get(TAG)).headers["cache-status"].startswith("routerd; hit")

@@ -144,8 +144,8 @@ def refresh(reference: str, endpoint: str | None, config: Path, form: str) -> No
 
     An immutable tag may become another digest by this, and only by this.
     """
-    rows = list(_on_copies("refresh", reference, endpoint, config, form))
-    for row in rows:
+    # As they come, not as a list: after the last one they may end the program.
+    for row in _on_copies("refresh", reference, endpoint, config, form):
         where = f"{row['endpoint']} {row['repository']}:"
         if row["error"]:
             click.echo(f"{where} {row['error']}", err=True)

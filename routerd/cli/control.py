@@ -19,7 +19,7 @@ import httpx
 from routerd.config.settings import Policy
 from routerd.content.errors import StoreError, StoreInUse
 from routerd.oci.errors import RegistryError
-from routerd.proxy.operations import Row, run
+from routerd.proxy.operations import OPERATIONS, Row, run
 from routerd.proxy.service import Service
 from routerd.runtime.unixsocket import is_answered, short_path
 from routerd.web.control import PREFIX, SOCKET
@@ -89,7 +89,7 @@ def _problem(body: bytes) -> str:
 def _done_here(policy: Policy, name: str, arguments: Mapping[str, Any]) -> Iterator[Row]:
     async def rows() -> AsyncGenerator[Row, None]:
         async with (
-            Service(policy, background=False) as service,
+            Service(policy, background=False, claims=OPERATIONS[name].claims) as service,
             aclosing(run(service, name, arguments)) as found,
         ):
             async for row in found:

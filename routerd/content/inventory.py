@@ -125,6 +125,12 @@ class Inventory:
         """The next entries by endpoint, repository and reference."""
         return await self._database.read(lambda c: _entries(c, after))
 
+    async def knows(self, endpoint: str) -> bool:
+        """Whether anything is stored under the endpoint's name."""
+        k = schema.links.c
+        query = select(k.endpoint).where(k.endpoint == endpoint).limit(1)
+        return await self._database.read(lambda c: c.execute(query).first() is not None)
+
     async def totals(self) -> Totals:
         """The sums."""
         return await self._database.read(_totals)

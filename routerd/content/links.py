@@ -1,6 +1,7 @@
 """The values of the index: scopes, links, tag entries.
 
-Owns the words for who may see which bytes. Does not own where they are kept (`index.py`).
+Owns the words for who may see which bytes, and whose the hidden ones are. Does not own where they
+are kept (`index.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,14 @@ class Scope:
 
     endpoint: str
     repository: str
+
+
+HIDDEN = "~"  # before an endpoint's name: what it has and does not show, see `identity.py`
+
+
+def owner_of(endpoint: str) -> str:
+    """The endpoint of the policy whose content is kept under this name, hidden or not."""
+    return endpoint.removeprefix(HIDDEN)
 
 
 class LinkKind(StrEnum):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
 from typing import Any
 
 from cachetools import LRUCache
@@ -43,9 +42,17 @@ class Pulls:
         self._seen[scope, digest, kind] = self._clock()
 
     async def flush(self) -> None:
-        """Write them down, without moving the change counter. Raises StoreFull and keeps them."""
-        while self._seen:
-            batch = dict(islice(self._seen.items(), BATCH))
+        """Write down those seen until now, without moving the change counter. Raises StoreFull and
+        keeps them.
+        """
+        seen = list(
+            self._seen
+        )  # those noted meanwhile wait: on a busy server there are always some
+        for start in range(0, len(seen), BATCH):
+            some = seen[start : start + BATCH]
+            batch = {key: at for key in some if (at := self._seen.get(key)) is not None}
+            if not batch:
+                continue  # forgotten, or written by another flush
             rows = [_row(key, at) for key, at in batch.items()]
             await self._database.write_quietly(lambda c, rows=rows: _write(c, rows))  # type: ignore[misc]
             for key, at in batch.items():

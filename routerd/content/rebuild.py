@@ -2,7 +2,8 @@
 
 Owns what can be known again: which content is whole, what manifests list; and, from a backup, who
 may see it and under which tags. Does not own the lock, which the caller holds, nor the backups. The
-index that was there is put aside, never removed.
+index that was there is put aside, never removed; nor is any content, for a row that nobody sees is
+what a sweep takes the bytes for.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from sqlalchemy import Connection, exists, func, select
+from sqlalchemy import ColumnElement, Connection, delete, exists, func, select
 
 from routerd.content import schema
 from routerd.content.backup import DamagedIndex, check_database, copy_database, newest_usable
@@ -29,6 +30,7 @@ from routerd.content.layout import (
     blob_files,
     foreign_files,
 )
+from routerd.content.links import LinkKind
 from routerd.content.statements import add_edges, know_blob
 from routerd.content.verify import Checked, Verifier, hash_next, new_hasher
 from routerd.oci.errors import RegistryError
@@ -89,6 +91,7 @@ class Rebuild:
         self._pace = pace
         self._clock = clock
         self._counts = _Counts()
+        self._new: list[str] = []  # digests that the source did not know as they are
         self._database = Database(root / REBUILDING)
 
     async def run(self) -> AsyncGenerator[Checked | Rebuilt, None]:
@@ -104,6 +107,7 @@ class Rebuild:
             async for checked in self._look_for_lost():
                 yield checked
             unseen, lost = await self._database.read(_unseen)
+            await self._leave_unseen(source)
         finally:
             await self._database.aclose()
         foreign = await run_blocking(self._foreign)
@@ -182,10 +186,12 @@ class Rebuild:
     async def _write_down(self, batch: list[_Found]) -> None:
         now, counts = self._clock(), self._counts
 
-        def write(connection: Connection) -> int:
-            return sum(_know(connection, found, now) for found in batch)
+        def write(connection: Connection) -> list[str]:
+            return [str(found.digest) for found in batch if _know(connection, found, now)]
 
-        counts.new += await self._database.write(write)
+        new = await self._database.write(write)
+        self._new += new
+        counts.new += len(new)
         counts.blobs += len(batch)
         counts.size += sum(found.size for found in batch)
         counts.manifests += sum(found.manifest is not None for found in batch)
@@ -201,6 +207,22 @@ class Rebuild:
                     self._counts.damaged += 1
                     yield Checked(digest, size, damage)
             after = str(page[-1][0])
+
+    async def _leave_unseen(self, source: str) -> None:
+        """Know nothing of content that may have been pushed and has lost its links, so that no sweep
+        takes it: a push finds a place for it, as for any other. What an index that is whole knows
+        and shows to nobody has been given up, and stays the sweep's.
+        """
+
+        def leave(connection: Connection) -> None:
+            if source != INDEX:
+                _leave(connection, _UNREACHED)
+                return
+            for start in range(0, len(self._new), BATCH):
+                some = self._new[start : start + BATCH]
+                _leave(connection, schema.blobs.c.digest.in_(some) & _UNREACHED)
+
+        await self._database.write(leave)
 
     def _foreign(self) -> tuple[str, ...]:
         found = islice(foreign_files(self._root), SHOWN)
@@ -256,3 +278,20 @@ def _unseen(connection: Connection) -> tuple[int, tuple[str, ...]]:
     is_child = exists().where(e.child == b.digest)
     lost = select(b.digest).where(unlinked, is_parent, ~is_child).order_by(b.digest).limit(SHOWN)
     return count, tuple(connection.execute(lost).scalars())
+
+
+_LISTING = schema.links.alias("listing")
+_IS_LISTED = exists().where(
+    schema.edges.c.child == schema.blobs.c.digest,
+    _LISTING.c.digest == schema.edges.c.parent,
+    _LISTING.c.kind == str(LinkKind.MANIFEST),
+)
+_IS_LINKED = exists().where(schema.links.c.digest == schema.blobs.c.digest)
+_UNREACHED = ~_IS_LINKED & ~_IS_LISTED  # what `retention.py` calls unlinked
+
+
+def _leave(connection: Connection, which: ColumnElement[bool]) -> None:
+    """Forget rows of blobs, and what they list; the files are left alone."""
+    gone = select(schema.blobs.c.digest).where(which)
+    connection.execute(delete(schema.edges).where(schema.edges.c.parent.in_(gone)))
+    connection.execute(delete(schema.blobs).where(which))

@@ -1,17 +1,18 @@
 """What an operator does to the cached copies of one reference: purge, refresh, pin, unpin.
 
 Owns which scopes a reference stands for: those of the endpoints with a cache that its routes lead
-to, whoever may pull it. Does not own the changes (`content/`) or asking upstream (`cached.py`).
+to, whoever may pull it; or what one of them hides, where that is asked for by name. Does not own the
+changes (`content/`) or asking upstream (`cached.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from routerd.content.directory import DirectoryStore
-from routerd.content.links import Scope
+from routerd.content.links import Scope, owner_of
 from routerd.endpoints.base import EndpointError
 from routerd.oci.errors import Code, RegistryError
 from routerd.oci.reference import Digest, Reference, Tag
@@ -74,7 +75,7 @@ class _Copy:
     scope: Scope
     store: DirectoryStore
     reader: CachedEndpoint
-    step: Step | None  # None: by `--endpoint`, whatever the routes say
+    step: Step | None  # None: by `--endpoint`, whatever the routes say, or hidden
 
 
 class Copies:
@@ -160,6 +161,12 @@ class Copies:
 
     def _copies(self, reference: Reference, endpoint: str | None) -> Sequence[_Copy]:
         """Where copies may be. Raises RegistryError where there can be none."""
+        if endpoint is not None and (owner := owner_of(endpoint)) != endpoint:
+            # Hidden: kept as the endpoint's own is, and no step shows it.
+            return [
+                replace(copy, scope=Scope(endpoint, copy.scope.repository), step=None)
+                for copy in self._copies(reference, owner)
+            ]
         plan = self._table.plan(reference.repository, reference.tag)
         steps = [candidate.step for candidate in plan.candidates]
         if endpoint is not None:

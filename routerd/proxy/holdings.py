@@ -6,13 +6,15 @@ how they are printed.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Container, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import ClassVar
 
 from routerd.content.directory import DirectoryStore
 from routerd.content.inventory import EndpointTotals, Entry
+from routerd.content.links import owner_of
+from routerd.oci.errors import Code, RegistryError
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +75,20 @@ class Swept:
 
 
 async def ls(
-    stores: Mapping[str, DirectoryStore], endpoint: str | None, repository: str | None
+    stores: Mapping[str, DirectoryStore],
+    named: Container[str],
+    endpoint: str | None,
+    repository: str | None,
 ) -> AsyncGenerator[Listed, None]:
-    """Every entry, by store, endpoint, repository and reference; `repository` is a glob."""
+    """Every entry, by store, endpoint, repository and reference; `repository` is a glob.
+
+    Raises 404 for an endpoint that neither is `named` by the policy nor has anything stored.
+    """
+    if endpoint is not None and not await _is_known(stores, named, endpoint):
+        raise RegistryError(
+            Code.NAME_UNKNOWN,
+            f"the policy has no endpoint '{endpoint}', and nothing is stored of one",
+        )
     for name, store in stores.items():
         place = ("", "", "")
         while page := await store.inventory.entries(place):
@@ -83,6 +96,15 @@ async def ls(
                 if _is_wanted(entry, endpoint, repository):
                     yield _listed(name, entry)
             place = page[-1].place
+
+
+async def _is_known(
+    stores: Mapping[str, DirectoryStore], named: Container[str], endpoint: str
+) -> bool:
+    if owner_of(endpoint) in named:
+        return True
+    # What one left that the policy names no longer can be asked for.
+    return any([await store.inventory.knows(endpoint) for store in stores.values()])
 
 
 def _is_wanted(entry: Entry, endpoint: str | None, repository: str | None) -> bool:

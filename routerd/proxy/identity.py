@@ -89,3 +89,9 @@ def claim_directory(path: Path, spec: EndpointSpec) -> None:
                 endpoint=spec.name,
                 previous=str(former),
             )
+
+
+def find_directory(path: Path, spec: EndpointSpec) -> Path:
+    """Where a storage endpoint's directory lies until it is claimed. Blocks."""
+    formers = [path.with_name(old) for old in spec.previous_names]
+    return next((place for place in (path, *formers) if place.is_dir()), path)

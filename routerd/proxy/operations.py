@@ -27,11 +27,15 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One use case: the types of its arguments, of which `needed` must be there."""
+    """One use case: the types of its arguments, of which `needed` must be there. `claims`: it does
+    something in an endpoint's name, so that what is stored has to be the endpoint's own; else it is
+    the same under any policy, and may be tried with a draft.
+    """
 
     rows: Callable[[Service, Arguments], AsyncGenerator[Any, None]]
     arguments: Mapping[str, type | tuple[type, ...]]
     needed: frozenset[str] = frozenset()
+    claims: bool = False
 
 
 def run(service: Service, name: str, arguments: Arguments) -> AsyncGenerator[Row, None]:
@@ -72,7 +76,8 @@ def _reference(service: Service, arguments: Arguments) -> Reference:
 
 
 def _ls(service: Service, arguments: Arguments) -> AsyncGenerator[Any, None]:
-    return holdings.ls(service.stores, arguments.get("endpoint"), arguments.get("repository"))
+    endpoint, repository = arguments.get("endpoint"), arguments.get("repository")
+    return holdings.ls(service.stores, service.readers, endpoint, repository)
 
 
 def _stat(service: Service, _arguments: Arguments) -> AsyncGenerator[Any, None]:
@@ -89,7 +94,9 @@ def _on_copies(use: Use) -> Operation:
         copies = Copies(service.policy.table, service.readers, service.stores)
         return use(copies, _reference(service, arguments), arguments.get("endpoint"))
 
-    return Operation(rows, {"reference": str, "endpoint": str}, frozenset({"reference"}))
+    return Operation(
+        rows, {"reference": str, "endpoint": str}, frozenset({"reference"}), claims=True
+    )
 
 
 async def _verify(service: Service, arguments: Arguments) -> AsyncGenerator[Any, None]:
@@ -137,6 +144,8 @@ OPERATIONS: Mapping[str, Operation] = {
     "pin": _on_copies(Copies.pin),
     "unpin": _on_copies(Copies.unpin),
     "gc": Operation(_gc, {}),
-    "warm": Operation(_warm, {"references": list, "platforms": list}, frozenset({"references"})),
+    "warm": Operation(
+        _warm, {"references": list, "platforms": list}, frozenset({"references"}), claims=True
+    ),
     "verify": Operation(_verify, {"store": str, "rate": (int, float)}),
 }

@@ -19,6 +19,7 @@ from routerd.config.compile import Policy
 from routerd.config.settings import EndpointSpec
 from routerd.content.directory import DirectoryStore
 from routerd.content.fetchtable import FetchTable
+from routerd.content.identity import Claim
 from routerd.content.store import ContentStore
 from routerd.endpoints.base import Endpoint, EndpointContext
 from routerd.endpoints.registry import lookup_type
@@ -28,7 +29,7 @@ from routerd.proxy.cached import CachedEndpoint
 from routerd.proxy.checking import keep_watch
 from routerd.proxy.direct import DirectEndpoint
 from routerd.proxy.freshness import Standing
-from routerd.proxy.identity import claim_content, claim_directory
+from routerd.proxy.identity import claim_content, claim_directory, find_directory
 from routerd.proxy.listing import Listing
 from routerd.proxy.prefetch import Prefetcher
 from routerd.proxy.pull import Pull, Reader
@@ -74,13 +75,16 @@ class Service:
         *,
         shared: bool = False,
         background: bool = True,
+        claims: bool = True,
     ) -> None:
         """`shared`: with other processes, see `DirectoryStore`. `background` False: for a command
-        that does one thing and leaves; it keeps no audit trail, it is nobody's client.
+        that does one thing and leaves; it keeps no audit trail, it is nobody's client. `claims`
+        False: only for a look at the stores as they lie, since whose their content is stays open.
         """
         self.policy = policy
         self._shared = shared
         self._background = background
+        self._claims = claims
         self._clock = clock  # UTC seconds
         self.tasks = Tasks()
         self._stack = AsyncExitStack()
@@ -160,12 +164,15 @@ class Service:
         return trail
 
     async def _open_store(self, spec: EndpointSpec, path: Path) -> DirectoryStore:
-        if not self._shared:
+        if not self._claims:
+            path = await run_blocking(find_directory, path, spec)
+        elif not self._shared:
             await run_blocking(claim_directory, path, spec)
         store = DirectoryStore(path, self._clock, limits=spec.limits, shared=self._shared)
         await store.start()
         self._stack.push_async_callback(store.aclose)
-        await claim_content(store, spec, None)
+        if self._claims:
+            await claim_content(store, spec, None)
         return store
 
     def _look_after(
@@ -184,7 +191,7 @@ class Service:
         self, spec: EndpointSpec, endpoint: Endpoint, store: ContentStore, fetches: FetchTable
     ) -> CachedEndpoint:
         namespace = self.policy.table.endpoints[spec.name].namespace
-        claim = await claim_content(store, spec, namespace)
+        claim = await claim_content(store, spec, namespace) if self._claims else Claim()
         offline = spec.type == "remote" and spec.options["offline"]
         standing = Standing(offline, claim.since)
         return CachedEndpoint(
@@ -222,7 +229,12 @@ def _kept_name(data: Path) -> str:
 
 def _warn_of_strangers(policy: Policy) -> None:
     """config-language.md 3: a store on disk that the policy no longer names is warned about."""
-    known = {spec.store_path for spec in policy.endpoints.values()}
+    known = {
+        spec.store_path.with_name(name)
+        for spec in policy.endpoints.values()
+        if spec.store_path is not None
+        for name in (spec.store_path.name, *spec.previous_names)
+    }
     audit = policy.server.audit
     for path in sorted(policy.server.data.iterdir()):
         is_audit = audit is not None and audit.file.is_relative_to(path)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from routerd.content.errors import TROUBLE
-from routerd.content.links import Scope
+from routerd.content.links import Scope, owner_of
 from routerd.content.pulls import FLUSH_SECONDS
 from routerd.content.retention import RetainOf
 from routerd.content.store import ContentStore
@@ -62,11 +62,12 @@ def retain_by(cached: Mapping[str, Retention]) -> RetainOf:
     """How long the scopes of a store stay; `cached` has the endpoints that are cached in it.
 
     What the storage endpoint itself holds was pushed, and what belongs to an endpoint that the policy
-    does not name might have been: neither is ever swept.
+    does not name might have been: neither is ever swept. What an endpoint hides was cached by it,
+    and goes when what it shows would.
     """
 
     def retain(scope: Scope) -> float | None:
-        retention = cached.get(scope.endpoint)
+        retention = cached.get(owner_of(scope.endpoint))
         return None if retention is None else retention.of(scope.repository)
 
     return retain

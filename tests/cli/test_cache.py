@@ -112,6 +112,18 @@ async def test_ls_and_stat_tell_what_a_team_wants_to_know(either: Served) -> Non
     assert 0 < store["free"] <= store["capacity"]
 
 
+async def test_ls_refuses_a_name_that_is_no_endpoints(either: Served, hub: Upstream) -> None:
+    said = await refused(either, "ls", endpoint="nope")
+    assert said == "the policy has no endpoint 'nope', and nothing is stored of one"
+    assert await either.rows("ls", endpoint="local", repository="nothing") == []
+    assert await either.rows("ls", endpoint="~hub") == [], "it hides nothing"
+    await either.stop()
+    either.policy.write_text(either.policy.read_text().replace("hub", "docker"))
+    [row] = await either.rows("ls", endpoint="hub")
+    assert row["endpoint"] == "hub", "what the policy names no longer can be seen"
+    assert await either.rows("ls", endpoint="docker") == []
+
+
 async def test_a_purge_is_seen_by_the_next_request(server: Served, hub: Upstream) -> None:
     wire = server.wire
     assert (await wire.get(TAG)).headers["cache-status"].startswith("routerd; hit")
@@ -176,6 +188,64 @@ async def test_what_a_route_denies_is_purged_by_its_endpoint(server: Served) -> 
     assert said == "nothing of docker.io/bad/app:1 is cached at hub"
     said = await refused(server, "purge", reference="bad/app:1", endpoint="none")
     assert "no endpoint 'none' with a cache" in said
+
+
+LOGIN = "auth: {type: bearer, token: t}\n    namespace:"
+
+
+async def test_what_an_endpoint_hides_is_purged_by_its_name(tmp_path: Path, hub: Upstream) -> None:
+    server = Served(tmp_path, policy(hub).replace("namespace:", LOGIN))
+    await server.start()
+    assert (await server.wire.get(TAG)).status == 200
+    await server.stop()
+    server.policy.write_text(server.policy.read_text().replace(LOGIN, "namespace:"))
+    await server.start()
+    assert [row["endpoint"] for row in await server.rows("ls")] == ["~hub"]
+    assert "is cached at hub" in await refused(server, "purge", reference="app:v1.0")
+    said = await refused(server, "refresh", reference="app:v1.0", endpoint="~hub")
+    assert "no route leads" in said
+    for nobody in ("~none", "~~hub", "~local"):
+        assert await refused(server, "purge", reference="app:v1.0", endpoint=nobody)
+    await server.rows("pin", reference="app:v1.0", endpoint="~hub")
+    said = await refused(server, "purge", reference="app:v1.0", endpoint="~hub")
+    assert "pinned at ~hub as v1.0" in said
+    await server.rows("unpin", reference="app:v1.0", endpoint="~hub")
+    [row] = await server.rows("purge", reference="app:v1.0", endpoint="~hub")
+    assert (row["endpoint"], row["tags"], row["manifests"]) == ("~hub", 1, 1)
+    assert await server.rows("ls") == []
+    await server.stop()
+
+
+LOOKS = ("ls", "stat", "verify", "gc")
+
+
+async def test_a_look_with_a_draft_leaves_the_stores_as_they_lie(
+    tmp_path: Path, hub: Upstream
+) -> None:
+    server = Served(tmp_path, policy(hub).replace("namespace:", LOGIN))
+    await server.start()
+    assert (await server.wire.get(TAG)).status == 200
+    await push(server, "v1", b"layer")
+    await server.stop()
+    text = server.policy.read_text()
+    draft = text.replace(LOGIN, "namespace:").replace("local", "kept")
+    draft = draft.replace("type: storage", "type: storage, previous_names: [local]")
+    server.policy.write_text(draft)
+    for name in LOOKS:
+        await server.rows(name)
+    assert [row["endpoint"] for row in await server.rows("ls")] == ["hub", "local"]
+    assert not (server.data / "kept").exists()
+    asked = len(hub.asked)
+    server.policy.write_text(text)
+    await server.start()
+    assert (await server.wire.get(TAG)).headers["cache-status"].startswith("routerd; hit")
+    assert (await server.wire.get("/v2/team/app/manifests/v1")).status == 200
+    await server.stop()
+    assert len(hub.asked) == asked
+    server.policy.write_text(draft)
+    await server.rows("refresh", reference="app:v1.0")
+    listed = [row["endpoint"] for row in await server.rows("ls")]
+    assert listed == ["hub", "kept", "~hub"], "what is asked in its name is not the former one's"
 
 
 async def test_a_pin_is_shown_keeps_from_purging_and_goes(either: Served) -> None:

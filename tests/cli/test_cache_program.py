@@ -72,6 +72,17 @@ def test_tables_and_json_are_printed_by_a_running_server(server: Routerd) -> Non
     assert cache(server, "verify", "--rate", "fast")[0] == 2
 
 
+def test_a_refresh_says_why_it_failed(server: Routerd) -> None:
+    status, out, err = cache(server, "refresh", "app:1")
+    assert (status, out) == (1, "")
+    assert err.startswith("hub library/app: "), err
+    assert len(err.splitlines()) == 1
+    status, out, err = cache(server, "refresh", "app:1", "--format", "json")
+    [row] = json.loads(out)
+    assert (status, err, row["after"]) == (1, "", None)
+    assert row["error"]
+
+
 def test_damage_is_an_exit_status_and_a_loud_line_in_the_log(server: Routerd) -> None:
     encoded = sha256(LAYER).removeprefix("sha256:")
     path = server.directory / "data" / "local" / "blobs" / "sha256" / encoded[:2] / encoded

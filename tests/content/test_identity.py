@@ -12,7 +12,7 @@ import pytest
 from routerd.content.database import Database
 from routerd.content.identity import Claim, Fingerprint
 from routerd.content.index import Index
-from routerd.content.links import LinkKind, Scope, TagEntry
+from routerd.content.links import LinkKind, Scope, TagEntry, owner_of
 from routerd.oci.manifest import OCI_MANIFEST, Manifest
 from routerd.oci.reference import Digest, Tag
 from upstream import image
@@ -54,6 +54,15 @@ async def sees(index: Index, endpoint: str, tag: Tag = TAG) -> bool:
     }
     assert len(found) == 1
     return found.pop()
+
+
+async def test_whose_hidden_content_is_can_be_told_from_its_name(index: Index) -> None:
+    await index.claim("hub", of("a"))
+    await fill(index, "hub")
+    hiding = await index.claim("hub", of("b"))
+    assert hiding.veiled is not None
+    assert await sees(index, hiding.veiled)
+    assert owner_of(hiding.veiled) == owner_of("hub") == "hub"
 
 
 async def test_what_an_index_of_before_has_is_the_endpoints_own(index: Index) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from contextlib import aclosing
 from pathlib import Path
 
@@ -99,7 +100,7 @@ async def test_links_tags_and_pushers_come_from_the_newest_backup(tmp_path: Path
     await store.aclose()
 
 
-async def test_without_any_index_the_bytes_are_known_and_seen_by_nobody(tmp_path: Path) -> None:
+async def test_without_any_index_the_bytes_are_told_and_seen_by_nobody(tmp_path: Path) -> None:
     root = tmp_path / "s"
     await filled(root, backup=False)
     for path in root.glob("index.sqlite*"):
@@ -114,8 +115,66 @@ async def test_without_any_index_the_bytes_are_known_and_seen_by_nobody(tmp_path
     store = await reopened(root)
     assert await content(store, Digest.of(DATA)) is None
     totals = await store.inventory.totals()
-    assert (totals.blobs, totals.unlinked, totals.endpoints) == (6, 6, ())
+    assert (totals.blobs, totals.unlinked, totals.endpoints) == (0, 0, ())
     await store.aclose()
+
+
+def files(root: Path) -> set[str]:
+    return {path.name for path in (root / "blobs").rglob("*") if path.is_file()}
+
+
+async def swept(root: Path) -> int:
+    """How many files the first sweep after a restart takes, an hour later."""
+    store = DirectoryStore(root, lambda: time.time() + 3600)
+    await store.start()
+    store.capacity.retain = lambda _: None
+    report = await store.capacity.sweep()
+    await store.aclose()
+    return report.blobs
+
+
+@pytest.mark.parametrize("backup", [True, False])
+async def test_no_sweep_takes_what_lost_its_links_with_the_index(
+    tmp_path: Path, backup: bool
+) -> None:
+    root = tmp_path / "s"
+    await filled(root, backup=backup)
+    before = files(root)
+    os.truncate(root / "index.sqlite", 5000)
+    await rebuild(root)
+    assert await swept(root) == 0
+    result, _ = await rebuild(root)
+    assert result.unseen == (2 if backup else 6), "told again"
+    assert await swept(root) == 0
+    assert files(root) == before
+    store = await reopened(root)
+    assert await put(store, b"later") == Digest.of(b"later")
+    assert await content(store, Digest.of(b"later")) == b"later"
+    await store.aclose()
+
+
+async def test_what_was_given_up_before_the_rebuild_is_swept_after_it(tmp_path: Path) -> None:
+    root = tmp_path / "s"
+    await filled(root)
+    store = await reopened(root)
+    await store.purging.purge(HERE, Tag("2"))
+    await store.aclose()
+    result, _ = await rebuild(root)
+    assert (result.source, result.unseen) == ("index.sqlite", 2)
+    assert await swept(root) == 2
+
+
+async def test_what_a_backup_had_given_up_may_have_been_pushed_since(tmp_path: Path) -> None:
+    root = tmp_path / "s"
+    await filled(root, backup=False)
+    store = await reopened(root)
+    await store.purging.purge(HERE, Tag("2"))
+    await store.back_up(at_once=True)
+    await put(store, b"later")
+    await store.aclose()
+    os.truncate(root / "index.sqlite", 5000)
+    await rebuild(root)
+    assert await swept(root) == 0
 
 
 async def test_what_is_wrong_or_gone_is_told_and_heals_with_the_next_push(tmp_path: Path) -> None:

@@ -110,6 +110,21 @@ async def test_an_image_stays_while_it_is_pulled_and_goes_when_it_is_not(
         assert (await wire.get(f"/v2/team/app/blobs/{digest_of(b'pushed')}")).status == 200
 
 
+async def test_what_an_endpoint_hides_goes_as_its_own_does(
+    serving: Serving, hub: Upstream, clock: Clock, tmp_path: Path
+) -> None:
+    plain = policy(hub)
+    login = plain.replace("namespace:", "auth: {type: bearer, token: t}\n    namespace:")
+    async with serving(login, clock) as wire:
+        await pull(wire)
+    async with serving(plain, clock):
+        clock.now += 13 * DAY
+        await until_swept(tmp_path / "data", clock)
+        assert len(kept(tmp_path / "data")) == 2, "whoever takes the change back finds it"
+        clock.now += 2 * DAY
+        await until_kept(tmp_path / "data", 0)
+
+
 async def test_a_changed_policy_counts_at_the_next_sweep(
     serving: Serving, hub: Upstream, clock: Clock, tmp_path: Path
 ) -> None:

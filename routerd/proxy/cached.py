@@ -19,6 +19,7 @@ from routerd.content.links import LinkKind, Scope
 from routerd.content.store import BlobHandle, ContentStore
 from routerd.endpoints.base import BlobStream, Endpoint, EndpointError, TagPage
 from routerd.endpoints.storage import StoredBlob
+from routerd.oci.errors import Code
 from routerd.oci.reference import Digest, Reference, Repository
 from routerd.proxy.ahead import reading
 from routerd.proxy.answers import (
@@ -31,10 +32,11 @@ from routerd.proxy.answers import (
     Source,
 )
 from routerd.proxy.freshness import Standing
-from routerd.proxy.manifests import CachedManifests, Wanted
+from routerd.proxy.manifests import MISSING_DIGEST_SECONDS, CachedManifests, Wanted
 from routerd.proxy.relay import Relay, Sources
 from routerd.routing.decision import Step
 from routerd.routing.policy import Fallback
+from routerd.runtime.flight import SingleFlight
 from routerd.runtime.tasks import Tasks
 
 log = structlog.get_logger("routerd.cache")
@@ -65,6 +67,10 @@ class CachedEndpoint:
         self._sizes: TTLCache[tuple[Scope, Digest], int] = TTLCache(
             SIZES_IN_MEMORY, SIZES_SECONDS, timer=clock
         )
+        self._missing: TTLCache[tuple[Scope, Digest], None] = TTLCache(
+            SIZES_IN_MEMORY, MISSING_DIGEST_SECONDS, timer=clock
+        )
+        self._heads: SingleFlight[tuple[Scope, Digest], int] = SingleFlight(tasks)
 
     def scope(self, repository: Repository) -> Scope:
         """The identity under which the repository's content is kept."""
@@ -92,15 +98,39 @@ class CachedEndpoint:
         stored = await self.store.stat(scope, digest)
         if stored is not None:
             return BlobFacts(digest, stored, self._source(step, Result.HIT))
+        running = self._fetches.find(self.store, scope.endpoint, digest)
+        if running is not None and running.admits(scope) and running.size is not None:
+            return BlobFacts(digest, running.size, self._source(step, Result.COLLAPSED))
         size = await self._size(scope, step, digest, request)
         return BlobFacts(digest, size, self._source(step, Result.MISS))
 
     async def _size(self, scope: Scope, step: Step, digest: Digest, request: Request) -> int:
-        size = self._sizes.get((scope, digest))
-        if size is None:
-            size = await self._endpoint.blob_size(step.repository, digest, request.via)
+        """By a HEAD that answers all who ask now, and those who ask soon."""
+        if (scope, digest) in self._missing:
+            raise EndpointError(
+                Fallback.NOT_FOUND,
+                Code.BLOB_UNKNOWN,
+                f"{self._endpoint.name} had no {step.repository}@{digest} a moment ago",
+            )
+
+        async def ask() -> int:
+            try:
+                size = await self._sight(step, digest, request)
+            except EndpointError as error:
+                if error.reason is Fallback.NOT_FOUND:
+                    self._missing[scope, digest] = None
+                raise
             self._sizes[scope, digest] = size
-        return size
+            return size
+
+        size = self._sizes.get((scope, digest))
+        return await self._heads.do((scope, digest), ask) if size is None else size
+
+    async def _sight(self, step: Step, digest: Digest, request: Request) -> int:
+        """Upstream's word, now, that the repository has it; its size. What a HEAD told before may be
+        from before a purge, by whichever process, or before a right was taken away.
+        """
+        return await self._endpoint.blob_size(step.repository, digest, request.via)
 
     async def blob(
         self, step: Step, digest: Digest, request: Request, others: Sources
@@ -150,7 +180,7 @@ class CachedEndpoint:
                 return BlobAnswer(digest, handle.size, source, handle.read, handle.aclose)
             running = self._fetches.find(self.store, scope.endpoint, digest)
             if running is not None and not running.is_for(scope):
-                await self._size(scope, step, digest, request)  # sight, as in `_stored`
+                await self._sight(step, digest, request)
                 if self._fetches.find(self.store, scope.endpoint, digest) is not running:
                     continue
             if running is None and self._fetches.completed != completed:
@@ -167,9 +197,8 @@ class CachedEndpoint:
         if handle is None and await self._is_stored(digest):
             # Another repository of this endpoint has it, or another account saw it: here it is seen
             # once upstream says that it is there as well (config-language.md 3, "Content is shared,
-            # sight is not"). Says now: what a HEAD told before may be from before a purge, by
-            # whichever process.
-            await self._endpoint.blob_size(step.repository, digest, request.via)
+            # sight is not").
+            await self._sight(step, digest, request)
             await self.store.index.add_blob_link(scope, digest)
             handle = await self.store.open(scope, digest)
         return handle
@@ -207,7 +236,7 @@ class CachedEndpoint:
         try:
             await fetch.started()
             if not fetch.admits(scope):
-                await self._size(scope, step, digest, request)  # sight, as in `_stored`
+                await self._sight(step, digest, request)
                 await fetch.admit(scope)
         except Superseded:
             await fetch.leave()

@@ -158,6 +158,35 @@ async def test_a_head_never_downloads_and_is_remembered(serving: Serving, hub: U
         assert (hub.count("HEAD", path), hub.count("GET", path)) == (1, 0)
 
 
+async def test_heads_of_many_at_once_are_one(serving: Serving, hub: Upstream) -> None:
+    digest, missing = hub.blob("library/app", LAYER), digest_of(b"missing")
+    path, nowhere = (f"/v2/library/app/blobs/{one}" for one in (digest, missing))
+    async with serving(policy(hub)) as wire:
+        replies = await asyncio.gather(*(wire.head(path) for _ in range(40)))
+        assert {reply.headers["content-length"] for reply in replies} == {str(len(LAYER))}
+        replies = await asyncio.gather(*(wire.head(nowhere) for _ in range(40)))
+        assert {reply.status for reply in replies} == {404}
+        assert (await wire.head(nowhere)).status == 404
+    assert (hub.count("HEAD", path), hub.count("HEAD", nowhere)) == (1, 1)
+
+
+async def test_a_head_knows_the_size_of_what_is_coming_in(serving: Serving, hub: Upstream) -> None:
+    path = f"/v2/library/app/blobs/{digest_of(LAYER)}"
+    gate = asyncio.Event()
+    hub.paths[path] = Script(LAYER, gate=gate, before_gate=1_500_000)
+    async with serving(policy(hub)) as wire:
+        pulling = asyncio.ensure_future(wire.get(path))
+        async with asyncio.timeout(10):
+            while hub.count("GET", path) == 0 or (await wire.head(path)).status != 200:
+                await asyncio.sleep(0.005)
+        before = hub.count("HEAD", path)
+        reply = await wire.head(path)
+        assert reply.headers["content-length"] == str(len(LAYER))
+        assert hub.count("HEAD", path) == before
+        gate.set()
+        assert (await pulling).body == LAYER
+
+
 async def test_an_expired_tag_is_revalidated_with_a_head(serving: Serving, hub: Upstream) -> None:
     serve_image(hub)
     path = "/v2/library/app/manifests/1"

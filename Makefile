@@ -3,6 +3,7 @@
 #   make run     serve examples/quickstart.yaml on 127.0.0.1:5000
 #   make test    install what the tests need and run them all
 #   make check   format, lint, types, then make test
+#   make crash   kill and cut the power three hundred times, and look for what is lost
 #   make bench   measure against Debian's docker-registry; see docs/performance.md
 #   make lock    write constraints.txt anew from what is installed
 
@@ -22,7 +23,7 @@ E2E_PACKAGES := dockerd=docker.io docker=docker-cli docker-registry=docker-regis
 BENCH_PACKAGES := docker-registry=docker-registry wrk=wrk
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format-check format lint types imports packages bench lock clean
+.PHONY: help run test check format-check format lint types imports packages crash bench lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -73,10 +74,14 @@ types: $(DEVELOP)
 imports: $(DEVELOP)
 	$(BIN)/python -m pytest -q tests/test_imports.py
 
+crash: $(DEVELOP)
+	CRASH_ROUNDS=300 $(BIN)/python -m pytest -q tests/content/test_crash.py
+
 bench: $(DEVELOP)
 	@scripts/need-packages $(BENCH_PACKAGES)
 	$(BIN)/python bench/routing.py
 	PYTHONPATH=tests/support $(BIN)/python bench/compare.py
+	PYTHONPATH=tests/support $(BIN)/python bench/crowd.py
 	PYTHONPATH=tests/support $(BIN)/python bench/sweep.py
 
 lock: $(DEVELOP)

@@ -32,6 +32,7 @@ class Availability:
         self._clock = clock
         self._failures = 0
         self._closed_until = 0.0
+        self._closings = 0
         self._probing = False  # one request finds out whether it is back
 
     @contextmanager
@@ -41,6 +42,7 @@ class Availability:
         A failure inside that reached nobody counts against it, an answer of any kind for it.
         """
         self._refuse()
+        begun_at = self._closings
         probes = self._failures >= FAILURES
         self._probing = self._probing or probes
         try:
@@ -49,7 +51,7 @@ class Availability:
             if error.reached:
                 self._failures = 0
             else:
-                self._failed()
+                self._failed(begun_at)
             raise
         else:
             self._failures = 0
@@ -57,10 +59,13 @@ class Availability:
             if probes:
                 self._probing = False
 
-    def _failed(self) -> None:
+    def _failed(self, begun_at: int) -> None:
+        if begun_at != self._closings:
+            return  # one blip cuts all that is in flight: that is no news once it is left alone
         self._failures += 1
         beyond = self._failures - FAILURES
         if beyond >= 0:
+            self._closings += 1
             wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(beyond, 16))
             self._closed_until = self._clock() + wait
 

@@ -92,6 +92,38 @@ def test_a_probe_that_is_cancelled_leaves_the_next_one_free(
         pass
 
 
+def test_one_blip_costs_the_shortest_wait_whatever_was_in_flight(
+    hub_state: Availability, clock: Clock
+) -> None:
+    attempts = [hub_state.attempt() for _ in range(20)]
+    for attempt in attempts:
+        attempt.__enter__()
+    for attempt in attempts[:-1]:
+        assert not attempt.__exit__(EndpointError, down(), None)
+        clock.now += 0.01
+    clock.now += FIRST_WAIT
+    with hub_state.attempt():  # the probe may begin, and what fails late does not count
+        assert not attempts[-1].__exit__(EndpointError, down(), None)
+        raised = fail(hub_state)
+    assert f"did not answer {FAILURES} times" in raised
+    assert fail(hub_state) == "no answer", "and it is back"
+
+
+def test_what_fails_after_the_probe_failed_is_not_counted_either(
+    hub_state: Availability, clock: Clock
+) -> None:
+    late = hub_state.attempt()
+    late.__enter__()
+    for _ in range(FAILURES):
+        fail(hub_state)
+    clock.now += FIRST_WAIT
+    assert fail(hub_state) == "no answer", "the probe"
+    assert not late.__exit__(EndpointError, down(), None)
+    clock.now += 2 * FIRST_WAIT
+    with hub_state.attempt():
+        pass
+
+
 def test_an_answer_of_any_kind_counts_for_it(hub_state: Availability) -> None:
     for _ in range(10):
         for _ in range(FAILURES - 1):

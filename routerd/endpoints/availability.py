@@ -41,7 +41,7 @@ class Availability:
 
         A failure inside that reached nobody counts against it, an answer of any kind for it.
         """
-        self._refuse()
+        self.check()
         begun_at = self._closings
         probes = self._failures >= FAILURES
         self._probing = self._probing or probes
@@ -59,17 +59,8 @@ class Availability:
             if probes:
                 self._probing = False
 
-    def _failed(self, begun_at: int) -> None:
-        if begun_at != self._closings:
-            return  # one blip cuts all that is in flight: that is no news once it is left alone
-        self._failures += 1
-        beyond = self._failures - FAILURES
-        if beyond >= 0:
-            self._closings += 1
-            wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(beyond, 16))
-            self._closed_until = self._clock() + wait
-
-    def _refuse(self) -> None:
+    def check(self) -> None:
+        """Raises LeftAlone where nothing is to be asked now."""
         now = self._clock()
         if self._failures >= FAILURES and (now < self._closed_until or self._probing):
             wait = _seconds(self._closed_until - now)
@@ -80,6 +71,16 @@ class Availability:
                 f"for {wait} s",
                 headers={"Retry-After": str(wait)},
             )
+
+    def _failed(self, begun_at: int) -> None:
+        if begun_at != self._closings:
+            return  # one blip cuts all that is in flight: that is no news once it is left alone
+        self._failures += 1
+        beyond = self._failures - FAILURES
+        if beyond >= 0:
+            self._closings += 1
+            wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(beyond, 16))
+            self._closed_until = self._clock() + wait
 
 
 class Pause:

@@ -18,7 +18,6 @@ import yarl
 from routerd.endpoints.addresses import Addresses, ForbiddenAddress, parse_ip
 from routerd.endpoints.bulk import BulkReader
 
-CONNECTIONS = 100  # of one endpoint at once
 READ_BUFFER = 512 * 1024  # bytes that aiohttp reads ahead of us
 BULK_BYTES = 1024 * 1024  # of a body still to come, from which on aiohttp's parser is passed by
 KEEP_ALIVE_SECONDS = 30.0
@@ -71,7 +70,7 @@ class Transport(httpx.AsyncBaseTransport):
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
-                    limit=CONNECTIONS,
+                    limit=0,  # a wait in here would pass for a silent upstream: `connections.py`
                     keepalive_timeout=KEEP_ALIVE_SECONDS,
                     resolver=self._addresses.resolver(),
                     ssl=self._tls,

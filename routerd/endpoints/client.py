@@ -226,8 +226,12 @@ class RegistryClient:
             raise self.unreachable(error) from error
         return b"".join(parts)
 
-    def unreachable(self, error: Exception) -> EndpointError:
+    def unreachable(self, error: httpx.HTTPError) -> EndpointError:
         """No answer, or none to its end: network, DNS, a deadline."""
+        place, url = self.where, error.request.url
+        if origin_of(str(url)) != origin_of(self.base):
+            # A token server, or where the registry keeps its blobs.
+            place = f"{printable(url.netloc.decode())}, where {self.where} sends to,"
         match error:
             case httpx.ConnectTimeout():
                 what = f"did not accept a connection within {self.timeouts['connect']:g} s"
@@ -240,7 +244,7 @@ class RegistryClient:
         return EndpointError(
             Fallback.UNAVAILABLE,
             Code.UNAVAILABLE,
-            f"{self.where} {what}",
+            f"{place} {what}",
             reached=False,
         )
 

@@ -31,8 +31,8 @@ class Availability:
         self._name = name
         self._clock = clock
         self._failures = 0
-        self._closed_at = 0.0
         self._closed_until = 0.0
+        self._closings = 0
         self._probing = False  # one request finds out whether it is back
 
     @contextmanager
@@ -41,8 +41,8 @@ class Availability:
 
         A failure inside that reached nobody counts against it, an answer of any kind for it.
         """
-        self._refuse()
-        begun = self._clock()
+        self.check()
+        begun_at = self._closings
         probes = self._failures >= FAILURES
         self._probing = self._probing or probes
         try:
@@ -51,7 +51,7 @@ class Availability:
             if error.reached:
                 self._failures = 0
             else:
-                self._failed(begun)
+                self._failed(begun_at)
             raise
         else:
             self._failures = 0
@@ -59,17 +59,8 @@ class Availability:
             if probes:
                 self._probing = False
 
-    def _failed(self, begun: float) -> None:
-        if self._failures >= FAILURES and begun <= self._closed_at:
-            return  # one of many in flight when it broke: that is known, and one outage
-        self._failures += 1
-        beyond = self._failures - FAILURES
-        if beyond >= 0:
-            wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(beyond, 16))
-            self._closed_at = self._clock()
-            self._closed_until = self._closed_at + wait
-
-    def _refuse(self) -> None:
+    def check(self) -> None:
+        """Raises LeftAlone where nothing is to be asked now."""
         now = self._clock()
         if self._failures >= FAILURES and (now < self._closed_until or self._probing):
             wait = _seconds(self._closed_until - now)
@@ -80,6 +71,16 @@ class Availability:
                 f"for {wait} s",
                 headers={"Retry-After": str(wait)},
             )
+
+    def _failed(self, begun_at: int) -> None:
+        if begun_at != self._closings:
+            return  # one blip cuts all that is in flight: that is no news once it is left alone
+        self._failures += 1
+        beyond = self._failures - FAILURES
+        if beyond >= 0:
+            self._closings += 1
+            wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(beyond, 16))
+            self._closed_until = self._clock() + wait
 
 
 class Pause:

@@ -68,8 +68,9 @@ class RegistryClient:
 
     def _account(self, auth: Mapping[str, Any], name: str) -> Account:
         realms, tasks = self._context.options["token_realms"], self._context.tasks
-        login = Login(self.name, self.base, auth, realms, self._ask_token, tasks)
-        return Account(name, self.base, login, Pause(self.where, self.clock))
+        pause = Pause(self.where, self.clock)
+        login = Login(self.name, self.base, auth, realms, self._ask_token, pause, tasks)
+        return Account(name, self.base, login, pause)
 
     async def open(self) -> None:
         """Make ready, without a word on the network."""
@@ -108,6 +109,8 @@ class RegistryClient:
         try:
             authorization = await account.login.authorization(scope)
         except EndpointError as error:
+            if error.code is Code.TOOMANYREQUESTS:
+                raise  # a challenge would lead to the same token server
             problem = error  # maybe the token server moved: the registry's challenge says where to
         response = await self._follow(method, url, own, authorization)
         try:
@@ -207,7 +210,7 @@ class RegistryClient:
                 f"the token server of {self.where} did not answer within {seconds:g} s",
                 reached=False,
             ) from error
-        return TokenAnswer(response.status_code, body)
+        return TokenAnswer(response.status_code, body, response.headers.get("Retry-After", ""))
 
     async def read(self, response: httpx.Response, limit: int) -> bytes:
         """The whole body, decoded. Raises EndpointError for one over `limit` bytes."""
@@ -223,8 +226,12 @@ class RegistryClient:
             raise self.unreachable(error) from error
         return b"".join(parts)
 
-    def unreachable(self, error: Exception) -> EndpointError:
+    def unreachable(self, error: httpx.HTTPError) -> EndpointError:
         """No answer, or none to its end: network, DNS, a deadline."""
+        place, url = self.where, error.request.url
+        if origin_of(str(url)) != origin_of(self.base):
+            # A token server, or where the registry keeps its blobs.
+            place = f"{printable(url.netloc.decode())}, where {self.where} sends to,"
         match error:
             case httpx.ConnectTimeout():
                 what = f"did not accept a connection within {self.timeouts['connect']:g} s"
@@ -237,7 +244,7 @@ class RegistryClient:
         return EndpointError(
             Fallback.UNAVAILABLE,
             Code.UNAVAILABLE,
-            f"{self.where} {what}",
+            f"{place} {what}",
             reached=False,
         )
 

@@ -20,8 +20,10 @@ from cachetools import LRUCache, TTLCache
 
 from routerd.config.domains import same_domain
 from routerd.config.secrets import SecretError
+from routerd.endpoints.availability import Pause
 from routerd.endpoints.base import EndpointError
 from routerd.endpoints.challenge import Challenge, parse_challenges
+from routerd.endpoints.ratelimit import retry_after
 from routerd.endpoints.urls import parse_foreign
 from routerd.oci.errors import Code, printable
 from routerd.routing.policy import Fallback
@@ -39,10 +41,11 @@ MARGIN = 0.2  # of a token's life, before the end of which it is renewed
 
 @dataclass(frozen=True, slots=True)
 class TokenAnswer:
-    """What a token server answered: its status and its body, cut at a sane size."""
+    """What a token server answered: its status, its body, cut at a sane size, and Retry-After."""
 
     status: int
     body: bytes
+    retry_after: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ AskToken = Callable[[str, str | None], Awaitable[TokenAnswer]]  # URL, Authoriza
 
 
 class Login:
-    """One endpoint's account, and the tokens it got."""
+    """One endpoint's account, and the tokens it got. `pause` begins where too many were asked for."""
 
     def __init__(
         self,
@@ -64,6 +67,7 @@ class Login:
         auth: Mapping[str, Any],
         token_realms: Collection[str],
         ask: AskToken,
+        pause: Pause,
         tasks: Tasks,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -72,6 +76,7 @@ class Login:
         self._auth = auth
         self._realms = frozenset(realm.lower() for realm in token_realms)
         self._ask = ask
+        self._pause = pause
         self._clock = clock
         self._known: Challenge | None = None  # what was challenged with last and could be answered
         self._tokens: LRUCache[str, _Token] = LRUCache(TOKENS_IN_MEMORY)
@@ -98,8 +103,8 @@ class Login:
             return None
         try:
             return await self._answer(known, scope)
-        except EndpointError:
-            self._unlearn(known)
+        except EndpointError as error:
+            self._unlearn(known, error)
             raise
 
     async def challenged(self, header: str, scope: str, used: str | None) -> str | None:
@@ -122,8 +127,9 @@ class Login:
         self._known = challenge
         return answer
 
-    def _unlearn(self, challenge: Challenge) -> None:
-        if self._known == challenge:
+    def _unlearn(self, challenge: Challenge, error: EndpointError) -> None:
+        is_there = error.code is Code.TOOMANYREQUESTS  # only it wants to be asked later
+        if self._known == challenge and not is_there:
             self._known = None
 
     async def _answer(self, challenge: Challenge, scope: str) -> str | None:
@@ -134,6 +140,7 @@ class Login:
         if token is None or token.renew_at <= self._clock():
             if url in self._refused:
                 raise self._refused[url]
+            self._pause.check()  # it may have begun after this request did
             token = await self._flights.do(url, lambda: self._fetch(challenge, url))
         return f"Bearer {token.value}"
 
@@ -162,9 +169,9 @@ class Login:
     async def _fetch(self, challenge: Challenge, url: str) -> _Token:
         try:
             token = await self._exchange(url)
-        except EndpointError:
+        except EndpointError as error:
             # Here as well: whoever waits for it may have a deadline that ends before.
-            self._unlearn(challenge)
+            self._unlearn(challenge, error)
             raise
         self._tokens[url] = token
         return token
@@ -179,7 +186,9 @@ class Login:
             error = self._denied(f"its token server refused the login ({answer.status})")
             self._refused[url] = error
             raise error
-        if answer.status == 429 or answer.status >= 500:
+        if answer.status == 429:
+            raise self._pause.begin(retry_after(answer.retry_after, self._clock()))
+        if answer.status >= 500:
             raise EndpointError(
                 Fallback.UNAVAILABLE,
                 Code.UNAVAILABLE,

@@ -8,6 +8,8 @@ server as a slow one (docs/design/stack.md). Does not own redirects, logins or r
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import ssl
 from collections.abc import AsyncIterator
 
@@ -18,7 +20,6 @@ import yarl
 from routerd.endpoints.addresses import Addresses, ForbiddenAddress, parse_ip
 from routerd.endpoints.bulk import BulkReader
 
-CONNECTIONS = 100  # of one endpoint at once
 READ_BUFFER = 512 * 1024  # bytes that aiohttp reads ahead of us
 BULK_BYTES = 1024 * 1024  # of a body still to come, from which on aiohttp's parser is passed by
 KEEP_ALIVE_SECONDS = 30.0
@@ -71,7 +72,7 @@ class Transport(httpx.AsyncBaseTransport):
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
-                    limit=CONNECTIONS,
+                    limit=0,  # a wait in here would pass for a silent upstream: `connections.py`
                     keepalive_timeout=KEEP_ALIVE_SECONDS,
                     resolver=self._addresses.resolver(),
                     ssl=self._tls,
@@ -158,8 +159,8 @@ class _Body(httpx.AsyncByteStream):
 
 
 def translated(error: Exception, request: httpx.Request) -> httpx.RequestError:
-    """aiohttp's failure as httpx's."""
-    text = str(error) or type(error).__name__
+    """aiohttp's failure as httpx's: the reason in plain words, without the host."""
+    text = _reason(error)
     kind: type[httpx.RequestError]
     match error:
         case aiohttp.ConnectionTimeoutError():
@@ -175,3 +176,21 @@ def translated(error: Exception, request: httpx.Request) -> httpx.RequestError:
         case _:
             kind = httpx.ReadError
     return kind(text, request=request)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        error = error.certificate_error
+    elif isinstance(error, aiohttp.ClientConnectorError):
+        error = error.os_error  # its own text is the host, told twice, and what TLS is like
+    match error:
+        case ssl.SSLCertVerificationError(verify_message=str(why)):
+            return f"its certificate is not to be trusted ({why})"
+        case ssl.SSLError(reason=str(why)):
+            return f"no TLS with it ({why.lower().replace('_', ' ')})"
+        case OSError(errno=int(number)) if number in errno.errorcode:
+            # The event loops write the address into `strerror`.
+            return os.strerror(number).lower()
+        case OSError(strerror=str(why)):
+            return why.lower()  # of the resolver, which has numbers of its own
+    return str(error) or type(error).__name__

@@ -19,6 +19,7 @@ from routerd.endpoints.accounts import Account, in_turn
 from routerd.endpoints.availability import Availability
 from routerd.endpoints.base import EndpointError, Fetched, Resolved, TagPage, Via
 from routerd.endpoints.client import RegistryClient
+from routerd.endpoints.connections import Connections
 from routerd.endpoints.failover import first_answer
 from routerd.endpoints.ratelimit import RateLimit, retry_after
 from routerd.endpoints.remoteblob import OnBreak, RemoteBlob
@@ -42,10 +43,11 @@ NOT_MODIFIED = 304
 class Upstream:
     """One URL, asked with the account whose turn it is. Every method raises EndpointError."""
 
-    def __init__(self, client: RegistryClient) -> None:
+    def __init__(self, client: RegistryClient, connections: Connections | None = None) -> None:
         self._client = client
         self._where = client.where
         self._availability = Availability(self._where, client.clock)
+        self._connections = connections or Connections(self._where)
         self.prefix = client.prefix
         self.has_login = any(account.login.has_account for account in client.accounts)
 
@@ -139,7 +141,7 @@ class Upstream:
                 stack.push_async_callback(own.pop_all().aclose)
                 return blob
 
-        return await self._ask(ask)
+        return await self._ask(ask, stack)
 
     async def tags(self, repository: Repository, via: Via, last: str, n: int) -> TagPage:
         """One page of upstream's list, sorted. What is no tag is left out: nobody could ask."""
@@ -162,13 +164,35 @@ class Upstream:
         page = [tag for tag in found if tag > last]  # some registries do not know `last`
         return TagPage(page[:n], more=len(page) > n or (linked and bool(page)))
 
-    async def _ask(self, question: Callable[[Account], Awaitable[T]]) -> T:
-        """The question, with one account after the other where the next may do better."""
+    async def _ask(
+        self, question: Callable[[Account], Awaitable[T]], stack: AsyncExitStack | None = None
+    ) -> T:
+        """The question, with one account after the other where the next may do better.
+
+        What is read on after the answer keeps its connection for as long as `stack` is open.
+        """
         return await first_answer(
             in_turn(self._client.accounts),
-            lambda account: self._attempt(account, question),
+            lambda account: self._in_turn(account, question, stack),
             self._another_account_may,
         )
+
+    async def _in_turn(
+        self,
+        account: Account,
+        question: Callable[[Account], Awaitable[T]],
+        stack: AsyncExitStack | None,
+    ) -> T:
+        """One question, once a connection is free for it."""
+        # Nobody waits for a connection only to hear that nothing is to be asked.
+        account.pause.check()
+        self._availability.check()
+        async with AsyncExitStack() as turn:
+            await turn.enter_async_context(self._connections.one())
+            answer = await self._attempt(account, question)
+            if stack is not None:
+                stack.push_async_exit(turn.pop_all())
+            return answer
 
     async def _attempt(self, account: Account, question: Callable[[Account], Awaitable[T]]) -> T:
         """One question: where the upstream may be asked now, and until its deadline."""

@@ -13,6 +13,7 @@ import uvloop
 from routerd.endpoints.addresses import Addresses
 from routerd.endpoints.base import EndpointContext
 from routerd.endpoints.client import RegistryClient
+from routerd.endpoints.connections import Connections
 from routerd.endpoints.remote import RemoteEndpoint
 from routerd.endpoints.upstream import Upstream
 from routerd.runtime.tasks import Tasks
@@ -48,7 +49,7 @@ async def tasks() -> AsyncIterator[Tasks]:
 async def remote(hub: Scripted, tasks: Tasks) -> AsyncIterator[MakeRemote]:
     """`await remote(auth=..., url=..., addresses=...)`: an open endpoint, closed in the end.
 
-    `url` and `auth` may be lists; `tls` is of every URL.
+    `url` and `auth` may be lists; `tls` and `connections` are of every URL.
     """
     opened: list[RemoteEndpoint] = []
 
@@ -57,6 +58,7 @@ async def remote(hub: Scripted, tasks: Tasks) -> AsyncIterator[MakeRemote]:
         addresses: Addresses | None = None,
         auth: Any = None,
         clock: Callable[[], float] = time.monotonic,
+        connections: Connections | None = None,
         **options: Any,
     ) -> RemoteEndpoint:
         urls = [url or hub.url] if not isinstance(url, list) else url
@@ -72,7 +74,7 @@ async def remote(hub: Scripted, tasks: Tasks) -> AsyncIterator[MakeRemote]:
         }
         context = EndpointContext("hub", every, None, "mirror-1", 5, tasks)
         clients = [RegistryClient(context, each, addresses, clock) for each in every["url"]]
-        endpoint = RemoteEndpoint("hub", [Upstream(client) for client in clients])
+        endpoint = RemoteEndpoint("hub", [Upstream(client, connections) for client in clients])
         await endpoint.open()
         opened.append(endpoint)
         return endpoint

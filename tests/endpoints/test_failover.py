@@ -227,6 +227,8 @@ class Counting:
         self.tokens: Counter[str] = Counter()
         self.served: list[str] = []
         self.refused: set[str] = set()
+        self.throttled: set[str] = set()  # at the token server
+        self.lifetime = 300.0  # seconds, of a token
         self.hides = False  # from whom has no account, as GitLab does
         self._server = server
         server.paths["/token"] = self.token
@@ -237,7 +239,9 @@ class Counting:
         self.tokens[name] += 1
         if name in self.refused:
             return Script(status=401)
-        return Script(json.dumps({"token": f"t-{name}", "expires_in": 300}).encode())
+        if name in self.throttled:
+            return Script(status=429, headers={"Retry-After": "60"})
+        return Script(json.dumps({"token": f"t-{name}", "expires_in": self.lifetime}).encode())
 
     def manifest(self, asked: Asked) -> Script:
         if "authorization" not in asked.headers:
@@ -294,6 +298,50 @@ async def test_a_429_pauses_an_account_and_only_when_all_are_paused_the_upstream
     clock.now += 60
     await endpoint.manifest(TAGGED, Via())
     assert counting.served[-1] == "a"
+
+
+async def test_a_429_of_the_token_server_pauses_an_account_as_one_of_the_registry_does(
+    remote: MakeRemote, hub: Upstream, clock: Clock
+) -> None:
+    counting = Counting(hub, a=9, b=9)
+    counting.throttled = {"a"}
+    endpoint = await remote(auth=[login("a"), login("b")], clock=clock)
+    for _ in range(3):
+        await endpoint.manifest(TAGGED, Via())
+    assert (counting.served, counting.tokens) == (["b"] * 3, {"a": 1, "b": 1})
+    clock.now += 60
+    counting.throttled = set()
+    await endpoint.manifest(TAGGED, Via())
+    assert counting.served[-1] == "a"
+
+
+async def test_when_no_account_gets_a_token_the_client_is_told_until_when_without_a_call(
+    remote: MakeRemote, hub: Upstream, clock: Clock
+) -> None:
+    counting = Counting(hub, a=9, b=9)
+    counting.throttled = {"a", "b"}
+    endpoint = await remote(auth=[login("a"), login("b")], clock=clock)
+    for _ in range(5):
+        with pytest.raises(EndpointError) as failed:
+            await endpoint.manifest(TAGGED, Via())
+        assert (failed.value.status, failed.value.headers["Retry-After"]) == (429, "60")
+    assert counting.tokens == {"a": 1, "b": 1}
+    assert hub.count("GET", PATH) == 2
+
+
+async def test_a_429_to_a_renewal_costs_one_call(
+    remote: MakeRemote, hub: Upstream, clock: Clock
+) -> None:
+    counting = Counting(hub, a=9)
+    counting.lifetime = 0.0001
+    endpoint = await remote(auth=login("a"), clock=clock)
+    await endpoint.manifest(TAGGED, Via())
+    asked = len(hub.asked)
+    counting.throttled = {"a"}
+    with pytest.raises(EndpointError) as failed:
+        await endpoint.manifest(TAGGED, Via())
+    assert failed.value.status == 429
+    assert [one.path for one in hub.asked[asked:]] == ["/token"]
 
 
 async def test_a_login_that_is_refused_leaves_it_to_the_others(

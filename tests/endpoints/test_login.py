@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from routerd.config.secrets import Secret
+from routerd.endpoints.availability import Pause
 from routerd.endpoints.base import EndpointError
 from routerd.endpoints.login import Login, TokenAnswer
 from routerd.routing.policy import Fallback
@@ -32,7 +33,7 @@ class Server:
 
     async def ask(self, url: str, authorization: str | None) -> TokenAnswer:
         self.asked.append((url, authorization))
-        return TokenAnswer(self.status, json.dumps(self.answer).encode())
+        return TokenAnswer(self.status, json.dumps(self.answer).encode(), "30")
 
     def login(
         self,
@@ -41,7 +42,8 @@ class Server:
         origin: str = "https://registry.example.com",
         realms: tuple[str, ...] = (),
     ) -> Login:
-        return Login("hub", origin, auth, realms, self.ask, tasks, lambda: self.now)
+        pause = Pause("hub", lambda: self.now)
+        return Login("hub", origin, auth, realms, self.ask, pause, tasks, lambda: self.now)
 
 
 async def test_nothing_is_sent_before_a_challenge(tasks: Tasks) -> None:
@@ -114,6 +116,24 @@ async def test_a_login_that_is_refused_is_not_tried_again_soon(tasks: Tasks) -> 
     server.now += 60
     server.status = 200
     assert await login.challenged(BEARER, SCOPE, None) == "Bearer t1"
+
+
+async def test_a_token_server_that_had_too_many_requests_is_not_asked_until_it_says(
+    tasks: Tasks,
+) -> None:
+    server = Server()
+    login = server.login(tasks)
+    await login.challenged(BEARER, SCOPE, None)
+    server.now += 100
+    server.status = 429
+    for name in ("a/b", "c/d", "a/b"):
+        with pytest.raises(EndpointError) as refused:
+            await login.authorization(f"repository:{name}:pull")
+        assert (refused.value.status, refused.value.headers["Retry-After"]) == (429, "30")
+    assert len(server.asked) == 2
+    server.now += 30
+    server.status = 200
+    assert await login.authorization(SCOPE) == "Bearer t1", "where it is was not forgotten"
 
 
 async def test_without_a_login_a_refusal_means_not_found(tasks: Tasks) -> None:

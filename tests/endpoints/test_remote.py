@@ -298,6 +298,26 @@ async def test_an_upstream_that_is_not_there_is_unavailable(
         await nowhere.manifest(TAGGED, Via())
 
 
+async def test_who_cannot_be_connected_to_and_why_is_said_once_in_plain_words(
+    remote: MakeRemote, hub: Upstream
+) -> None:
+    path = "/v2/library/app/manifests/1"
+    own = f"hub (127.0.0.1:{hub.port})"
+    async with upstream() as other:
+        there = f"127.0.0.1:{other.port}"
+        hub.paths[path] = Script(status=307, headers={"Location": f"{other.url}{path}"})
+    endpoint = await remote()
+    with pytest.raises(EndpointError) as failed:
+        await endpoint.manifest(TAGGED, Via())
+    assert failed.value.message == (
+        f"{there}, where {own} sends to, cannot be connected to: connection refused"
+    )
+    await hub.stop()
+    with pytest.raises(EndpointError) as failed:
+        await endpoint.manifest(TAGGED, Via())
+    assert failed.value.message == f"{own} cannot be connected to: connection refused"
+
+
 async def test_a_blob_that_stalls_ends_with_its_deadline(remote: MakeRemote, hub: Upstream) -> None:
     gate = asyncio.Event()
     digest = hub.blob("library/app", LAYER, gate=gate, before_gate=10)

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from routerd.content.directory import DirectoryStore
 from routerd.content.download import RESUMES_LIMIT
 from routerd.content.errors import StoreFull
-from routerd.content.fetch import LOOK_SECONDS, Fetch
+from routerd.content.fetch import LOOK_SECONDS, Fetch, Superseded
 from routerd.content.fetchtable import CLIENT_LIMIT, FILLS_LIMIT, FetchTable
 from routerd.content.ingest import FileIngest
 from routerd.content.links import Scope
 from routerd.content.spoolfile import DirectorySpoolFile
+from routerd.content.store import Told
 from routerd.oci.errors import Code, RegistryError
 from routerd.oci.reference import Digest
 from routerd.runtime.blocking import THREADS, run_blocking
@@ -243,6 +244,27 @@ async def test_a_broken_download_is_resumed_where_it_broke(join: Join) -> None:
     upstream = Upstream(breaks=(700_000, 1_400_000))
     assert await read(join(upstream)) == DATA
     assert upstream.opened == [0, 700_000, 1_400_000]
+
+
+async def test_who_comes_when_the_file_has_been_moved_into_the_store_reads_it_there(
+    store: DirectoryStore, join: Join
+) -> None:
+    """Another process has told that it is complete, and has not let go of the lock yet."""
+    filler = store.spool_file(SCOPE.endpoint, DIGEST)
+    assert await filler.elect()
+    ingest = await filler.ingest()
+    ingest.write([DATA])
+    await filler.tell(Told(SCOPE.repository, len(DATA), verified=True))
+    await ingest.commit(DIGEST, [SCOPE])
+    fetch = join(Upstream())
+    starting = asyncio.ensure_future(fetch.started())
+    await asyncio.sleep(10 * LOOK_SECONDS)
+    assert not starting.done(), "it has no byte"
+    await filler.release(forget=False)
+    filler.close()
+    with pytest.raises(Superseded):
+        await starting
+    await fetch.leave()
 
 
 async def test_who_comes_while_a_failed_download_ends_takes_nothing_from_it(

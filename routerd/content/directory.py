@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import math
 import os
 import secrets
 import time
@@ -134,6 +135,10 @@ class DirectoryStore:
         await self._database.aclose()
         self._questions.close()
         self._release()
+
+    async def forget_downloads(self, endpoint: str) -> None:
+        """Forget what was received of its downloads, but of those that run."""
+        await run_blocking(forget_old, self._path / "spool", math.inf, endpoint)
 
     async def maintain(self) -> None:
         """Forget the uploads and downloads that nobody goes on with."""

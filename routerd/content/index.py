@@ -73,6 +73,13 @@ class Index:
         now = self._clock()
         return await self._database.write(lambda c: claim(c, endpoint, fingerprint, previous, now))
 
+    async def is_settled(
+        self, endpoint: str, fingerprint: Fingerprint | None, previous: Sequence[str] = ()
+    ) -> bool:
+        """Whether `claim` would change nothing."""
+        found = await self._database.read(lambda c: settled(c, endpoint, fingerprint, previous))
+        return found is not None
+
     # Reading
 
     async def link(self, scope: Scope, digest: Digest, kind: LinkKind) -> Link | None:

@@ -125,7 +125,11 @@ class DirectorySpoolFile:
         try:
             named = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            return  # not begun, or complete and moved away
+            # Not begun, or complete and moved into the store; or another one was, and what was
+            # followed has no name at all.
+            if self._reading is not None and os.fstat(self._reading).st_nlink == 0:
+                self._refuse_if_followed()
+            return
         if self._reading is None:
             self._reading = named
             return
@@ -170,9 +174,11 @@ class DirectorySpoolFile:
             self._lock = None
 
 
-def forget_old(spool: Path, before: float) -> None:
-    """Remove the downloads that nobody went on with since `before` (UTC seconds). Blocks."""
-    for path in spool.glob(f"*{LOCK_SUFFIX}"):
+def forget_old(spool: Path, before: float, endpoint: str = "*") -> None:
+    """Remove the downloads, from this endpoint or any, that nobody went on with since `before` (UTC
+    seconds). Blocks.
+    """
+    for path in spool.glob(f"*.{endpoint}{LOCK_SUFFIX}"):
         data = path.with_name(path.name.removesuffix(LOCK_SUFFIX))
         newest = max((_changed_at(each) for each in (path, data)), default=0.0)
         if newest < before and (lock := _Lock.take(path)) is not None:

@@ -201,6 +201,10 @@ class ContentStore(Protocol):
         """Close it."""
         ...
 
+    async def forget_downloads(self, endpoint: str) -> None:
+        """Forget what was received of its downloads, but of those that run."""
+        ...
+
     async def maintain(self) -> None:
         """What has to be done from time to time. Raises StoreFull."""
         ...

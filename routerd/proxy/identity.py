@@ -54,6 +54,10 @@ async def claim_content(
     Raises StoreFull.
     """
     fingerprint = fingerprint_of(spec, namespace)
+    if not await store.index.is_settled(spec.name, fingerprint, spec.previous_names):
+        # What another account had begun to receive is no proof that this one may see it. First, so
+        # that a kill in between leaves nothing behind.
+        await store.forget_downloads(spec.name)
     found = await store.index.claim(spec.name, fingerprint, spec.previous_names)
     say = log.bind(endpoint=spec.name)
     for old in found.taken_over:

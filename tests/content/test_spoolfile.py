@@ -18,6 +18,7 @@ from routerd.content.directory import DirectoryStore
 from routerd.content.fetch import Fetch
 from routerd.content.fetchtable import FetchTable
 from routerd.content.links import Scope
+from routerd.content.store import SpoolReplaced, Told
 from routerd.oci.errors import Code, RegistryError
 from routerd.oci.reference import Digest
 from routerd.runtime.files import as_bytes
@@ -156,3 +157,23 @@ async def test_who_has_followed_a_filler_that_is_gone_begins_nothing_anew_beneat
     await following.leave()
     later = heir.join(upstream)
     assert await everything(later) == DATA
+
+
+async def test_who_followed_another_file_does_not_take_its_successor_for_it(
+    processes: list[Process],
+) -> None:
+    """That was complete and moved into the store between two looks, and is as long."""
+    filler, follower = (process.store.spool_file(SCOPE.endpoint, DIGEST) for process in processes)
+    assert await filler.elect()
+    ingest = await filler.ingest()
+    ingest.write([bytes(len(DATA))])
+    assert follower.look() == len(DATA)
+    await filler.restart()
+    ingest.write([DATA])
+    await filler.tell(Told(SCOPE.repository, len(DATA), verified=True))
+    await ingest.commit(DIGEST, [SCOPE])
+    with pytest.raises(SpoolReplaced):
+        follower.look()
+    await filler.release(forget=False)
+    filler.close()
+    follower.close()

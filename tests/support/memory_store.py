@@ -44,6 +44,10 @@ class MemoryStore:
     async def aclose(self) -> None:
         await self._database.aclose()
 
+    async def forget_downloads(self, endpoint: str) -> None:
+        for key in [key for key in self._downloads if key[0] == endpoint]:
+            del self._downloads[key]
+
     async def maintain(self) -> None:
         pass
 

@@ -172,6 +172,22 @@ async def test_another_account_sees_nothing_of_what_was_cached_before(
         assert (await wire.get(digest)).body == BODY
 
 
+async def test_another_account_gets_nothing_of_what_was_being_received(
+    serving: Serving, hub: Upstream, tmp_path: Path
+) -> None:
+    spool = tmp_path / "data" / "local" / "spool"
+    hub.paths[BLOB] = Script(LAYER, cut=len(LAYER) // 2, ranges=False)
+    async with serving(policy(hub.url)) as wire:
+        assert not (await wire.get(BLOB)).complete
+    assert list(spool.glob("sha256-*.hub"))
+    async with serving(policy(hub.url)):
+        assert list(spool.glob("sha256-*.hub")), "the same account goes on with it"
+    async with serving(policy(hub.url, "auth: {type: bearer, token: other}")) as wire:
+        assert not list(spool.glob("sha256-*"))
+        hub.paths[BLOB] = Script(status=404)
+        assert (await wire.get(BLOB)).status == 404
+
+
 async def test_another_account_is_shown_a_blob_after_a_head_and_no_download(
     serving: Serving, hub: Upstream, clock: Clock
 ) -> None:

@@ -170,10 +170,11 @@ class CachedManifests:
 
         async def ask() -> _Outcome:
             async with self._store.question(f"{wanted.scope} {wanted.reference.in_path}") as others:
-                if not others:
-                    return await ask_upstream()
+                # Also who did not wait: another may have had its answer a moment ago.
                 if (told := await self._told(wanted, entry)) is not None:
                     return told
+                if not others:
+                    return await ask_upstream()
             # Upstream did not answer whoever asked. All who waited ask at once: one after the other
             # each would wait for its own timeout and for those of all before it.
             return await ask_upstream()
@@ -196,8 +197,8 @@ class CachedManifests:
         return await self._flights.do(wanted.key, ask)
 
     async def _told(self, wanted: Wanted, entry: TagEntry | None) -> _Outcome | None:
-        """What another process was told while this one waited to ask the same; None: nothing that
-        would answer it. Raises EndpointError for a failure.
+        """What another process was told since this one looked at the index; None: nothing that would
+        answer it. Raises EndpointError for a failure.
         """
         tag, digest = wanted.reference.tag, wanted.reference.digest
         if wanted.refresh:

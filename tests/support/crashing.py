@@ -94,7 +94,7 @@ async def look_after(service: Service) -> None:
     """What runs beside it in a server, without the pauses."""
     while True:
         await service.stores["local"].back_up(at_once=True)
-        async for row in verify("local", service.stores["local"], math.inf):
+        async for row in verify("local", service.stores["local"], math.inf, service.refetch):
             if row.kind == "damaged":
                 say("DAMAGED", json.dumps(row.digest))
 

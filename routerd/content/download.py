@@ -19,7 +19,9 @@ from routerd.runtime.files import Part, as_bytes
 
 log = logging.getLogger("routerd.fetch")
 
-RESUMES_LIMIT = 3  # times in a row that a broken download is resumed without any progress
+RESUMES_LIMIT = 3  # times in a row that a broken download is resumed without much progress
+# An upstream that cuts each answer after a few bytes is not asked thousands of times.
+LEAST_PROGRESS = 64 * 1024  # bytes
 
 
 class Source(Protocol):
@@ -85,7 +87,8 @@ class Download:
             except (WrongContent, StoreFull):
                 raise  # no other source would mend it
             except RegistryError as error:
-                failures = 1 if spool.received > before else failures + 1
+                progress = spool.received - before
+                failures = 1 if progress >= LEAST_PROGRESS else failures + 1
                 if not self._answered or spool.received == 0 or failures > RESUMES_LIMIT:
                     raise
                 log.warning(

@@ -6,6 +6,8 @@ Owns the failures that every floor above knows. Does not own what is wrong with 
 
 from __future__ import annotations
 
+import sqlite3
+
 from sqlalchemy.exc import SQLAlchemyError
 
 from routerd.oci.errors import Code, RegistryError
@@ -37,4 +39,5 @@ class Vanished(RegistryError):
 
 
 # What a store raises where its disk or its index fails, in whatever state that leaves a caller.
-TROUBLE = (StoreError, StoreFull, OSError, SQLAlchemyError)
+# The change counter is read past SQLAlchemy (`database.py`).
+TROUBLE = (StoreError, StoreFull, OSError, SQLAlchemyError, sqlite3.Error)

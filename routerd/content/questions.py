@@ -71,10 +71,11 @@ class Questions:
         try:
             if self._fd is None:
                 self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            self._set(self._fd, place, fcntl.F_WRLCK)
+            try:
+                self._set(self._fd, place, fcntl.F_WRLCK)
+            except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, as the file system likes
+                return False
             self._held[place] += 1
-        except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, as the file system likes
-            return False
         except OSError as error:  # a full disk, or one without such locks: better asked twice
             log.warning("%s cannot be locked: %s", self._path, error)
         return True

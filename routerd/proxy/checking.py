@@ -15,7 +15,7 @@ import structlog
 
 from routerd.content.backup import BACKUP_SECONDS
 from routerd.content.directory import DirectoryStore
-from routerd.content.errors import StoreError, StoreFull
+from routerd.content.errors import TROUBLE
 from routerd.content.verify import Damage
 from routerd.proxy.refetch import Refetch
 from routerd.runtime.pace import Pace
@@ -183,10 +183,11 @@ async def _check(name: str, store: DirectoryStore, tasks: Tasks, refetch: Refetc
     while True:
         try:
             await store.patrol.run(on_damage)
-        except (StoreError, StoreFull, OSError) as error:
+        except TROUBLE as error:
             log.error(
                 "the check of a store broke off and goes on later", store=name, why=str(error)
             )
+            await asyncio.sleep(BACKUP_LOOK)
 
 
 async def _back_up(name: str, store: DirectoryStore) -> None:
@@ -194,7 +195,7 @@ async def _back_up(name: str, store: DirectoryStore) -> None:
         await asyncio.sleep(BACKUP_LOOK)
         try:
             made = await store.back_up()
-        except (StoreError, StoreFull, OSError) as error:
+        except TROUBLE as error:
             log.error("the index of a store was not backed up", store=name, why=str(error))
             await asyncio.sleep(BACKUP_SECONDS)
             continue

@@ -300,6 +300,16 @@ async def test_who_comes_while_a_failed_download_ends_takes_nothing_from_it(
     await fetch.leave()
 
 
+async def test_an_upstream_that_gives_a_few_bytes_each_time_is_given_up(
+    join: Join, fetches: FetchTable
+) -> None:
+    upstream = Upstream(breaks=tuple(range(100, 100_000, 100)), chunk=100)
+    with pytest.raises(Broken):
+        await read(join(upstream))
+    assert len(upstream.opened) == RESUMES_LIMIT + 1
+    await until_kept(fetches)
+
+
 async def test_an_upstream_that_cannot_resume_begins_anew_and_is_skipped(join: Join) -> None:
     upstream = Upstream(breaks=(700_000,), resumes=False)
     assert await read(join(upstream)) == DATA
